@@ -1,0 +1,1 @@
+"""Drawing and asking: figures with alt text, tables, progress, widgets, exercises."""

@@ -1,0 +1,58 @@
+"""Progress of long work: a bar for a person, a small file for a runner outside."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+PROGRESS_FILE = "SFTKIT_PROGRESS"  # environment variable: where to write, set by the runner
+
+
+class Progress:
+    """Counts steps; draws a tqdm bar, and tells the file that the runner watches."""
+
+    def __init__(self, total: int, label: str, done: int = 0) -> None:
+        from tqdm.auto import tqdm
+
+        self.total, self.label, self.done = total, label, done
+        # tqdm obeys TQDM_DISABLE, which builds and tests set to keep outputs repeatable.
+        self._bar = tqdm(total=total, initial=done, desc=label, leave=False)
+        self._file = os.environ.get(PROGRESS_FILE)
+        self._told = 0.0
+
+    def advance(self, count: int = 1, **facts: Any) -> None:
+        """Count steps as done; ``facts`` (loss, rate) are shown beside the bar."""
+        self.done += count
+        self._bar.set_postfix(facts, refresh=False)
+        self._bar.update(count)
+        now = time.monotonic()
+        if self._file and (now - self._told > 0.3 or self.done >= self.total):
+            self._told = now
+            self._tell(facts)
+
+    def _tell(self, facts: dict[str, Any]) -> None:
+        from sftkit.files import write_json
+
+        state = {"label": self.label, "done": self.done, "total": self.total}
+        facts = {name: str(value) for name, value in facts.items()}
+        try:
+            write_json(Path(str(self._file)), state | {"facts": facts})
+        except OSError:  # a watcher's file must never stop the work
+            self._file = None
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+@contextmanager
+def progress(total: int, label: str, done: int = 0) -> Iterator[Progress]:
+    """A bar over ``total`` steps, closed at the end of the block."""
+    bar = Progress(total, label, done)
+    try:
+        yield bar
+    finally:
+        bar.close()
