@@ -32,9 +32,9 @@ def unpack(archive: Path, files: dict[str, str], folder: Path) -> None:
     try:
         with _members(archive) as members:
             for source, target in files.items():
-                outer, _, inner = source.partition("!")
+                outer, _, inner = source.partition(".zip!")
                 if inner:
-                    with _nested(members, outer, archive) as inside:
+                    with _nested(members, outer + ".zip", archive) as inside:
                         _copy(inside, inner, target, folder, archive)
                 else:
                     _copy(members, outer, target, folder, archive)
