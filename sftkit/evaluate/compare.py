@@ -1,0 +1,75 @@
+"""Is one model better than another on the same examples?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import binomtest
+
+from sftkit.errors import ParameterError
+from sftkit.evaluate.metrics import REPLICATES
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The difference in accuracy of two models on the same examples, in points.
+
+    Attributes:
+        points: Accuracy of the first less that of the second, times 100.
+        low, high: Ends of the 95 % interval (paired bootstrap).
+        p_value: Exact McNemar test: how likely such a split of the disagreements is if
+            both were equally good.
+        only_first, only_second: Examples that just one of them has right.
+    """
+
+    points: float
+    low: float
+    high: float
+    p_value: float
+    only_first: int
+    only_second: int
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return self.low > 0 or self.high < 0
+
+    def __str__(self) -> str:
+        verdict = "clear" if self.clear else "not clear"
+        return (
+            f"{self.points:+.1f} points (95 % interval {self.low:+.1f} to {self.high:+.1f}, "
+            f"{verdict}); only the first is right on {self.only_first} examples, "
+            f"only the second on {self.only_second}"
+        )
+
+
+def compare(
+    first: Sequence[int] | np.ndarray,
+    second: Sequence[int] | np.ndarray,
+    labels: Sequence[int] | np.ndarray,
+    *,
+    seed: int = 0,
+) -> Comparison:
+    """Compare the predicted classes of two models on the same examples.
+
+    Pairing removes what makes an example easy or hard for both, so the interval is narrower
+    than the two models' own intervals suggest.
+    """
+    a, b, y = np.asarray(first), np.asarray(second), np.asarray(labels)
+    if not len(a) == len(b) == len(y) > 0:
+        raise ParameterError(
+            f"{len(a)}, {len(b)} predictions and {len(y)} labels.",
+            "Both models must predict the same examples, at least one.",
+        )
+    difference = (a == y).astype(int) - (b == y).astype(int)  # +1, 0 or -1 per example
+    n = len(y)
+    wins, losses = int((difference == 1).sum()), int((difference == -1).sum())
+    # Drawing examples with replacement draws the three counts from a multinomial.
+    shares = [wins / n, losses / n, 1 - (wins + losses) / n]
+    drawn = np.random.default_rng(seed).multinomial(n, shares, size=REPLICATES)
+    low, high = np.quantile(100 * (drawn[:, 0] - drawn[:, 1]) / n, [0.025, 0.975])
+    p_value = binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
+    points = 100 * (wins - losses) / n
+    return Comparison(points, float(low), float(high), float(p_value), wins, losses)

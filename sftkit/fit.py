@@ -1,0 +1,415 @@
+"""The one training loop, for every task.
+
+Per optimizer step: add up the sums and counts of the loss over micro-batches and processes,
+divide once, clip, step. The loop knows a model, batches and a loss; it does not know tasks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from sftkit import checkpoints, device
+from sftkit.batches import Batches
+from sftkit.errors import CheckpointError, FitError, ParameterError
+from sftkit.losses import Loss
+from sftkit.models.frozen import train_mode
+from sftkit.optim import Schedule, clip_and_divide, make_optimizer, parameter_groups
+from sftkit.teach.progress import progress
+
+Evaluation = Callable[[torch.nn.Module], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How to train. Checked as a whole before anything starts."""
+
+    epochs: float = 3  # passes over the data; a fraction ends within a pass
+    max_steps: int | None = None  # optimizer steps, at most
+    lr: float = 2e-4  # the highest learning rate
+    optimizer: str = "adamw"
+    weight_decay: float = 0.01
+    head_lr_factor: float = 1.0  # learning rate of the head over that of the body
+    schedule: str = "linear"
+    warmup: float = 0.1  # share of the steps
+    clip: float | None = 1.0  # largest gradient norm
+    precision: str = "auto"  # auto (by measurement), fp32 or bf16
+    seed: int = 0  # of dropout; the order of the data has its own
+    evaluate_every: int | None = None  # optimizer steps; each epoch unless given
+    metric: str = "accuracy"  # higher is better; "-name" where lower is
+    patience: int | None = None  # stop after so many evaluations without a new best
+    keep_best: bool = False  # end with the best weights rather than with the last
+    save_every: int | None = None  # optimizer steps; each epoch unless given
+    keep: int = 2  # checkpoints
+
+    def __post_init__(self) -> None:
+        positive = {"epochs": self.epochs, "lr": self.lr, "keep": self.keep}
+        for name in ("max_steps", "evaluate_every", "save_every", "patience", "clip"):
+            if getattr(self, name) is not None:
+                positive[name] = getattr(self, name)
+        for name, value in positive.items():
+            if not value > 0:
+                raise ParameterError(f"{name}={value}.", "It must be above 0.")
+        if self.weight_decay < 0:
+            raise ParameterError(f"weight_decay={self.weight_decay}.", "It must be 0 or more.")
+        if self.precision not in ("auto", "fp32", "bf16"):
+            raise ParameterError(
+                f"precision={self.precision!r}.", "There are auto, fp32 and bf16."
+            )
+        Schedule(self.schedule, 1, self.warmup)  # refuses unknown names
+
+    @classmethod
+    def of(cls, options: dict[str, Any]) -> FitConfig:
+        """From keyword arguments; unknown names are refused with the list of known ones."""
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(options.keys() - known):
+            raise ParameterError(
+                f"fit does not know {', '.join(unknown)}.",
+                f"It knows {', '.join(sorted(known))}.",
+            )
+        return cls(**options)
+
+
+@dataclass
+class FitState:
+    """Where training is. All of it is in a checkpoint."""
+
+    step: int = 0  # optimizer steps done
+    history: list[dict[str, float]] = field(default_factory=list)  # one row per step
+    evaluations: list[dict[str, float]] = field(default_factory=list)
+    best: dict[str, float] | None = None  # the best evaluation so far
+    since_best: int = 0  # evaluations since then
+    stopped: str = ""  # why training ended before its last step
+
+    @property
+    def losses(self) -> list[float]:
+        """The mean loss of each optimizer step, in nats."""
+        return [row["loss"] for row in self.history]
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in optimizer steps, evaluation and saving left out."""
+        return sum(row["seconds"] for row in self.history)
+
+
+class Callback(Protocol):
+    """Told of each step and evaluation; sets ``state.stopped`` to end training."""
+
+    def on_step(self, model: torch.nn.Module, state: FitState) -> None: ...
+    def on_evaluate(self, model: torch.nn.Module, state: FitState) -> None: ...
+
+
+def fit(
+    model: torch.nn.Module,
+    batches: Batches,
+    loss: Loss,
+    *,
+    evaluate: Evaluation | None = None,
+    folder: str | Path | None = None,
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+    label: str = "training",
+    **options: Any,
+) -> FitState:
+    """Train a model in place.
+
+    Args:
+        model: Any torch module that ``loss`` can run.
+        batches: The training data, as optimizer steps of micro-batches.
+        loss: Gives ``(sum, count)`` for a model and a batch (see `losses`).
+        evaluate: Gives validation metrics, among them ``metric``. Called in evaluation mode.
+        folder: Where checkpoints go. None saves nothing.
+        resume: Go on from the newest checkpoint in ``folder``, if there is one.
+        callbacks: Told of each step and evaluation.
+        options: The fields of `FitConfig`.
+
+    Returns:
+        The record of the run: loss, rate, gradient norm, items and time of each step, and
+        the evaluations.
+
+    Raises:
+        ParameterError: Unknown or impossible options, before anything starts.
+        FitError: No data, nothing supervised in a batch, or a loss that is not finite; the
+            message names the step and the rows.
+        CheckpointError: The checkpoint is damaged or belongs to another run.
+    """
+    config = FitConfig.of(options)
+    if len(batches) == 0:
+        raise FitError("there is no training data.", "Give at least one example.")
+    if resume and folder is None:
+        raise ParameterError("resume=True without folder.", "Name the folder of the run.")
+    run = _Run(model, batches, loss, config, evaluate, folder, callbacks)
+    if resume:
+        run.restore()
+    run.train(label)
+    return run.state
+
+
+class _Run:
+    """One call of `fit`."""
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        batches: Batches,
+        loss: Loss,
+        config: FitConfig,
+        evaluate: Evaluation | None,
+        folder: str | Path | None,
+        callbacks: Sequence[Callback],
+    ) -> None:
+        from accelerate import Accelerator
+
+        device.keep_freed_memory()
+        # Precision is ours to choose, by measurement; accelerate gives device and processes.
+        self.accelerator = Accelerator(mixed_precision="no")
+        self.model = model.to(self.accelerator.device)
+        self.wrapped = self.accelerator.prepare_model(self.model)
+        self.batches, self.loss, self.config = batches, loss, config
+        self.evaluate, self.callbacks = evaluate, callbacks
+        self.folder = Path(folder) if folder is not None else None
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        groups = parameter_groups(model, config.weight_decay, config.head_lr_factor)
+        self.optimizer = make_optimizer(config.optimizer, groups, config.lr)
+        self.total = max(1, round(config.epochs * len(batches)))
+        if config.max_steps is not None:
+            self.total = min(self.total, config.max_steps)
+        self.schedule = Schedule(config.schedule, self.total, config.warmup)
+        self.state = FitState()
+        self.best_weights: dict[str, torch.Tensor] | None = None
+        precision = config.precision
+        if precision == "auto":
+            precision, _ = device.probe_precision(self.accelerator.device.type)
+        self.precision = precision
+        torch.manual_seed(config.seed)
+
+    # -- resume -----------------------------------------------------------------------------
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What a checkpoint must share with the run that goes on from it."""
+        settings = {k: v for k, v in asdict(self.config).items() if k not in ("keep", "seed")}
+        settings |= {"fit_seed": self.config.seed, "precision": self.precision}
+        return settings | {"total_steps": self.total} | self.batches.settings()
+
+    def restore(self) -> None:
+        """Go on from the newest checkpoint; start at the beginning if there is none."""
+        assert self.folder is not None
+        found = checkpoints.existing(self.folder)
+        if not found:
+            return
+        saved = checkpoints.restore(found[-1], self.model, self.optimizer)
+        ours = self.fingerprint()
+        if different := sorted(k for k in ours if saved["fingerprint"].get(k) != ours[k]):
+            facts = ", ".join(
+                f"{k} was {saved['fingerprint'].get(k)} and is {ours[k]}" for k in different
+            )
+            raise CheckpointError(
+                f"{found[-1]} belongs to another run: {facts}.",
+                "Use the settings that the run began with, or start without resume.",
+            )
+        self.schedule.restore(saved["schedule"])
+        self.state = FitState(**saved["state"])
+        if self.config.keep_best and self.state.best:
+            self.best_weights = self._weights_at(int(self.state.best["step"]))
+
+    def _weights_at(self, step: int) -> dict[str, torch.Tensor]:
+        assert self.folder is not None
+        now = self._weights()
+        checkpoints.load_model(self.folder / f"step-{step:08d}", self.model)
+        best = self._weights()
+        self._put(now)
+        return best
+
+    def save(self) -> None:
+        """Save a checkpoint, once per step, from the first process."""
+        if self.folder is None or not self.accelerator.is_main_process:
+            return
+        state = {
+            "fingerprint": self.fingerprint(),
+            "schedule": self.schedule.state(),
+            "state": asdict(self.state),
+            "best": self.state.best if self.config.keep_best else None,
+        }
+        keep = self.config.keep
+        checkpoints.save(
+            self.folder, self.state.step, self.model, self.optimizer, state, keep=keep
+        )
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        return {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+
+    def _put(self, weights: dict[str, torch.Tensor]) -> None:
+        self.model.load_state_dict(weights)
+
+    # -- training ---------------------------------------------------------------------------
+
+    def train(self, label: str) -> None:
+        """All steps that are left, then the best weights if asked for."""
+        per_epoch = len(self.batches)
+        with progress(self.total, label, self.state.step) as bar:
+            while self.state.step < self.total and not self.state.stopped:
+                epoch, position = divmod(self.state.step, per_epoch)
+                train_mode(self.model)
+                for micro_batches in self.batches.epoch(epoch, start=position):
+                    row = self.one_step(micro_batches, epoch)
+                    self.state.history.append(row)
+                    for callback in self.callbacks:
+                        callback.on_step(self.model, self.state)
+                    bar.advance(loss=f"{row['loss']:.3f}")
+                    self.after_step(per_epoch)
+                    if self.state.step >= self.total or self.state.stopped:
+                        break
+        if self.config.keep_best and self.best_weights is not None:
+            self._put(self.best_weights)
+        self.model.eval()
+
+    def one_step(self, micro_batches: list[dict[str, torch.Tensor]], epoch: int) -> dict:
+        """One optimizer step. Returns its row of the history."""
+        start = time.perf_counter()
+        lr = self.config.lr * self.schedule.factor(self.state.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group["factor"]
+        loss_sum, n = self.accumulate(micro_batches)
+        norm = clip_and_divide(
+            self.parameters, n / self.accelerator.num_processes, self.config.clip
+        )
+        if not torch.isfinite(norm):
+            raise FitError(
+                f"step {self.state.step}: the gradient is not finite (loss {loss_sum / n:.4g}), "
+                f"rows {_rows(micro_batches)}.",
+                "Lower lr, or look at these rows.",
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.state.step += 1
+        return {
+            "step": self.state.step,
+            "epoch": epoch,
+            "loss": loss_sum / n,
+            "n": n,
+            "lr": lr,
+            "gradient_norm": float(norm),
+            "examples": sum(len(next(iter(b.values()))) for b in micro_batches),
+            "tokens": sum(_tokens(batch) for batch in micro_batches),
+            "seconds": time.perf_counter() - start,
+        }
+
+    def accumulate(self, micro_batches: list[dict[str, torch.Tensor]]) -> tuple[float, float]:
+        """Gradients of the summed loss over micro-batches and processes.
+
+        Every process takes its share of the micro-batches. One that has none left repeats
+        the first with weight zero, since all must meet in the exchange of gradients.
+        """
+        processes, index = self.accelerator.num_processes, self.accelerator.process_index
+        rounds = -(-len(micro_batches) // processes)
+        totals = torch.zeros(2, dtype=torch.float64)
+        for i in range(rounds):
+            position = i * processes + index
+            real = position < len(micro_batches)
+            batch = micro_batches[position if real else 0]
+            batch = {k: v.to(self.accelerator.device) for k, v in batch.items()}
+            last = i == rounds - 1
+            wait = nullcontext() if last else self.accelerator.no_sync(self.wrapped)
+            with wait:
+                with self._autocast():
+                    loss_sum, n = self.loss(self.wrapped, batch)
+                self.refuse_bad(loss_sum, batch)
+                (loss_sum if real else loss_sum * 0.0).backward()
+            if real:
+                totals += torch.stack([loss_sum.detach().double(), n.double()]).cpu()
+        if processes > 1:
+            totals = self.accelerator.reduce(totals.float().to(batch["labels"].device))
+        if totals[1] == 0:
+            raise FitError(
+                f"step {self.state.step}: no label is supervised, rows {_rows(micro_batches)}.",
+                "Every label is -100: look at how these rows were encoded and cut.",
+            )
+        return float(totals[0]), float(totals[1])
+
+    def _autocast(self):
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.accelerator.device.type, dtype=torch.bfloat16)
+
+    def refuse_bad(self, loss_sum: torch.Tensor, batch: dict[str, torch.Tensor]) -> None:
+        """Stop at the first loss that is not finite, before it reaches the weights."""
+        if not torch.isfinite(loss_sum):
+            raise FitError(
+                f"step {self.state.step}: the loss is {float(loss_sum)}, rows {_rows([batch])}.",
+                "Lower lr, or look at these rows.",
+            )
+
+    def after_step(self, per_epoch: int) -> None:
+        """Evaluate, stop early and save, where the configuration asks for it."""
+        step, config = self.state.step, self.config
+        last = step >= self.total
+        new_best = False
+        if self.evaluate is not None and (
+            step % (config.evaluate_every or per_epoch) == 0 or last
+        ):
+            new_best = self.run_evaluation()
+        if (
+            new_best and config.keep_best
+            or step % (config.save_every or per_epoch) == 0
+            or last
+            or self.state.stopped
+        ):
+            self.save()
+
+    def run_evaluation(self) -> bool:
+        """Evaluate in evaluation mode, leave training mode as it was. True if a new best."""
+        assert self.evaluate is not None
+        self.model.eval()
+        metrics = self.evaluate(self.model)
+        train_mode(self.model)
+        name = self.config.metric.removeprefix("-")
+        if name not in metrics:
+            raise ParameterError(
+                f"metric={self.config.metric!r} is not among what evaluate gives: "
+                f"{', '.join(metrics)}.",
+                "Name one of these.",
+            )
+        sign = -1.0 if self.config.metric.startswith("-") else 1.0
+        row = {"step": self.state.step, **metrics}
+        self.state.evaluations.append(row)
+        self.schedule.observe(sign * metrics[name])
+        best = self.state.best
+        improved = best is None or sign * metrics[name] > sign * best[name]
+        if improved:
+            self.state.best, self.state.since_best = row, 0
+            if self.config.keep_best:
+                self.best_weights = self._weights()
+        else:
+            self.state.since_best += 1
+            if self.config.patience and self.state.since_best >= self.config.patience:
+                self.state.stopped = f"no better {name} in {self.state.since_best} evaluations"
+        for callback in self.callbacks:
+            callback.on_evaluate(self.model, self.state)
+        return improved
+
+
+def _rows(batches: list[dict[str, torch.Tensor]], most: int = 8) -> str:
+    rows = [int(r) for batch in batches for r in batch.get("row", torch.empty(0)).tolist()]
+    more = f" and {len(rows) - most} more" if len(rows) > most else ""
+    return ", ".join(map(str, rows[:most])) + more if rows else "unknown"
+
+
+def _tokens(batch: dict[str, torch.Tensor]) -> int:
+    mask = batch.get("attention_mask")
+    return int(mask.sum()) if mask is not None else len(next(iter(batch.values())))
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the generators of Python, numpy and torch."""
+    import random
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
