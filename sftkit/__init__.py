@@ -1,0 +1,56 @@
+"""A teaching and research kit for supervised fine-tuning in Jupyter.
+
+Rooms are loaded when they are first used, so that ``import sftkit`` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "assets",
+    "batches",
+    "checkpoints",
+    "checks",
+    "corpora",
+    "course",
+    "data_report",
+    "encode",
+    "evaluate",
+    "losses",
+    "models",
+    "optim",
+    "teach",
+]
+
+if TYPE_CHECKING:
+    from sftkit import (
+        assets,
+        batches,
+        checkpoints,
+        checks,
+        corpora,
+        course,
+        encode,
+        evaluate,
+        losses,
+        models,
+        optim,
+        teach,
+    )
+    from sftkit.checks import data_report
+
+
+def __getattr__(name: str) -> Any:
+    if name == "data_report":
+        return importlib.import_module("sftkit.checks").data_report
+    if name in __all__:
+        return importlib.import_module(f"sftkit.{name}")
+    raise AttributeError(f"module 'sftkit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,253 @@
+"""The command ``sftkit``: a verb per job. Modules are imported by the verb that needs them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sftkit import __version__
+from sftkit.errors import ParameterError, SftError
+
+INTERRUPTED = 130  # what shells expect after Ctrl-C
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line says.
+
+    Returns:
+        0 for success, 1 when a check found problems, 2 for an error, 130 when interrupted.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser = _parser()
+    options, rest = parser.parse_known_args(given)
+    if rest and options.verb != "test":  # what test does not know goes to pytest
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    options.more = rest
+    try:
+        return options.work(options)
+    except SftError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\nInterrupted. {options.when_interrupted}", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader, such as head, has had enough
+        sys.stderr.close()
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sftkit", description="Supervised fine-tuning, learned and done in notebooks."
+    )
+    parser.add_argument("--version", action="version", version=f"sftkit {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+
+    def verb(name: str, work: Any, text: str, interrupted: str = "") -> argparse.ArgumentParser:
+        sub = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        sub.set_defaults(work=work, when_interrupted=interrupted or "Nothing was changed.")
+        return sub
+
+    verb("doctor", _doctor, "say what is wrong with this environment, and how to mend it")
+
+    again = "What was fetched is kept; the same command goes on from there."
+    sub = verb("assets", _assets, "pinned models and data sets: list, fetch, verify", again)
+    sub.add_argument("action", choices=["list", "fetch", "verify", "licenses"])
+    sub.add_argument("names", nargs="*", metavar="NAME", help="none: all of them")
+    sub.add_argument("--force", action="store_true", help="fetch again")
+
+    sub = verb("data", _data, "report on a data set: an embedded one, a file, a folder, hub:ID")
+    sub.add_argument("data", metavar="NAME_OR_PATH")
+    sub.add_argument("--text", default="text", metavar="COLUMN")
+    sub.add_argument("--label", default="label", metavar="COLUMN")
+
+    sub = verb("notebooks", _notebooks, "list the notebooks with their questions")
+    _folder(sub)
+
+    sub = verb(
+        "build",
+        _build,
+        "execute notebooks from their sources and keep the outputs",
+        "Notebooks that were built before stay built; the one under way is as it was.",
+    )
+    sub.add_argument("names", nargs="*", metavar="NN", help="numbers, names or paths")
+    sub.add_argument("--all", action="store_true", help="every notebook")
+    sub.add_argument("--force", action="store_true", help="also what is up to date")
+    _folder(sub)
+
+    sub = verb("check", _check, "say whether sources and executed notebooks agree")
+    _folder(sub)
+
+    sub = verb(
+        "run",
+        _run,
+        "run a notebook with parameters, once",
+        "Go on from the last checkpoint with the same command and --resume.",
+    )
+    sub.add_argument("notebook", metavar="NOTEBOOK", help="number, name or path")
+    sub.add_argument("-p", dest="parameters", action="append", default=[], metavar="NAME=VALUE")
+    how = sub.add_mutually_exclusive_group()
+    how.add_argument("--force", action="store_true", help="run again what is done")
+    how.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    sub.add_argument("--store", default="runs", metavar="DIR", help="folder of all runs")
+    sub.add_argument("--list-parameters", action="store_true", help="show them and stop")
+    _folder(sub)
+
+    sub = verb("lab", _lab, "open JupyterLab in the notebooks' folder")
+    _folder(sub)
+
+    sub = verb("test", _test, "run all tests; further arguments go to pytest")
+    sub.add_argument("--slow", action="store_true", help="only the tests that take minutes")
+    return parser
+
+
+def _folder(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--folder", type=Path, metavar="DIR", help="notebooks' folder, which holds src/"
+    )
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from sftkit import doctor
+
+    return doctor.report()
+
+
+def _assets(options: argparse.Namespace) -> int:
+    from sftkit import assets
+
+    names = options.names or None
+    if options.action == "list":
+        print(assets.table())
+    elif options.action == "licenses":
+        print(assets.licence_table())
+    elif options.action == "fetch":
+        for folder in assets.fetch(names, force=options.force):
+            print(folder)
+    else:
+        problems = assets.verify(names)
+        for problem in problems:
+            print(problem, file=sys.stderr)
+        print("damaged: see above" if problems else "all that is here is whole")
+        return 1 if problems else 0
+    return 0
+
+
+def _data(options: argparse.Namespace) -> int:
+    from sftkit import checks, corpora
+
+    loaded = corpora.load(options.data, text=options.text, label=options.label)
+    print(checks.data_report(loaded))
+    return 0
+
+
+def _notebooks(options: argparse.Namespace) -> int:
+    from sftkit.course import notebooks
+    from sftkit.teach.show import Table
+
+    rows = []
+    for source in notebooks.sources(options.folder):
+        notebook = notebooks.read(source)
+        minutes = notebooks.header(notebook, source.name).minutes
+        rows.append([source.name, f"{minutes:g}", notebooks.question(notebook)])
+    print(Table(rows, ["notebook", "minutes on 2 cores", "question"]))
+    return 0
+
+
+def _build(options: argparse.Namespace) -> int:
+    from sftkit.course.build import build
+
+    if bool(options.names) == options.all:
+        raise ParameterError(
+            "Say which notebooks to build.", "For example: sftkit build 07, or: build --all"
+        )
+    build(options.names, folder=options.folder, force=options.force)
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from sftkit.course.check import examine
+
+    report = examine(options.folder)
+    for line in report.remarks:
+        print(f"remark: {line}")
+    for line in report.problems:
+        print(line, file=sys.stderr)
+    count = len(report.problems)
+    print("notebooks and sources agree" if not count else f"problems: {count}")
+    return 1 if count else 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    from sftkit.course.run import run
+
+    if options.list_parameters:
+        return _list_parameters(options)
+    given = {}
+    for text in options.parameters:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise ParameterError(f"'-p {text}' is not of the form NAME=VALUE.", "-p epochs=3")
+        given[name.strip()] = value
+    result = run(
+        options.notebook,
+        given,
+        force=options.force,
+        resume=options.resume,
+        store=options.store,
+        folder=options.folder,
+    )
+    _show_result(result)
+    return 0
+
+
+def _show_result(result: Any) -> None:
+    from sftkit.course.records import flat
+    from sftkit.teach.show import Table
+
+    rows = flat(result.metrics)
+    if rows:
+        print(Table(rows, ["result", "value  [95 % interval]"]))
+    data = result.data
+    facts = [f"{data['timings']['seconds']:.0f} s"]
+    if data.get("device"):
+        facts.append(f"{data['device']}, {data['threads']} threads")
+    if data.get("gflops"):
+        facts.append(f"{data['gflops']['value']:.0f} GFLOP/s in float32 matrix products")
+    print(f"\n{', '.join(facts)}")
+    print(f"read it: {result.html}")
+
+
+def _list_parameters(options: argparse.Namespace) -> int:
+    from sftkit.course import notebooks
+    from sftkit.course.parameters import parse
+    from sftkit.course.run import SET_BY_RUNNER
+
+    source = notebooks.find(options.notebook, options.folder)
+    cell = notebooks.parameters_cell(notebooks.read(source))
+    for parameter in parse(cell.source, source.name) if cell is not None else []:
+        if parameter.name not in SET_BY_RUNNER:
+            print(parameter)
+    return 0
+
+
+def _lab(options: argparse.Namespace) -> int:
+    import os
+    import subprocess
+
+    from sftkit.course.kernel import environment
+    from sftkit.course.notebooks import default_folder
+
+    folder = options.folder or default_folder()
+    command = [sys.executable, "-m", "jupyterlab", str(folder)]
+    chosen = {key: value for key, value in environment().items() if key == "PYTHONPATH"}
+    return subprocess.run(command, env={**os.environ, **chosen}).returncode
+
+
+def _test(options: argparse.Namespace) -> int:
+    from sftkit.course.testing import test
+
+    return test(slow=options.slow, more=options.more)

@@ -1,0 +1,7 @@
+"""The life of a notebook: build, check, run, and the page that is read afterwards."""
+
+from __future__ import annotations
+
+from sftkit.course.records import record
+
+__all__ = ["record"]

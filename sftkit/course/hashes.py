@@ -1,0 +1,118 @@
+"""Hashes that say whether a result still belongs to what made it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from sftkit.files import PACKAGE, sha256, sha256_text
+
+# These show, start and describe; no number depends on them. ``__init__`` holds the version
+# and lazy names only.
+NOT_COMPUTING = {"__init__.py", "__main__.py", "bootstrap.py", "cli.py", "doctor.py"}
+
+
+def of_json(content: Any) -> str:
+    """SHA-256 of a value in canonical JSON."""
+    return sha256_text(json.dumps(content, sort_keys=True, ensure_ascii=False))
+
+
+def source_hash(notebook: Any) -> str:
+    """Hash of a notebook's cells: kind, text and tags. Outputs and header do not count."""
+    return of_json(
+        [
+            [cell.cell_type, cell.source, sorted(cell.metadata.get("tags", []))]
+            for cell in notebook.cells
+        ]
+    )
+
+
+def package_hash(package: Path = PACKAGE) -> str:
+    """Hash of the modules that compute numbers, whatever the line ends of the checkout."""
+    parts = []
+    for path in sorted(package.rglob("*.py")):
+        name = path.relative_to(package).as_posix()
+        if name in NOT_COMPUTING or name.startswith("course/"):
+            continue
+        parts.append([name, sha256_text(path.read_text(encoding="utf-8"))])
+    return of_json(parts)
+
+
+def assets_hash(names: Iterable[str]) -> dict[str, str]:
+    """For each pinned asset, the hash of its recipe in the catalogue.
+
+    The recipe holds the SHA-256 of the package and the files taken from it, so it stands
+    for the bytes, also before they are fetched.
+    """
+    names = sorted(set(names))
+    if not names:
+        return {}
+    from sftkit import assets
+
+    return {name: assets.find(name).recipe for name in names}
+
+
+def of_path(path: Path) -> str:
+    """Hash of a file's bytes, or of the names and bytes of all files in a folder."""
+    if path.is_file():
+        return sha256(path)
+    files = sorted(inner for inner in path.rglob("*") if inner.is_file())
+    return of_json([[inner.relative_to(path).as_posix(), sha256(inner)] for inner in files])
+
+
+def inputs(
+    values: Mapping[str, Any], explicit: Iterable[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parameters that name existing files or folders: made absolute, and hashed.
+
+    A bare word such as ``tweets`` counts as a path only when the user gave it, and when it
+    is not the name of a pinned asset: a folder that happens to lie in the working folder
+    must not change the meaning of a default.
+
+    Args:
+        values: All parameters.
+        explicit: Names of those that the user gave.
+
+    Returns:
+        The parameters with absolute paths, for the kernel; and the same parameters with
+        each path replaced by its last part and the hash of its bytes, for the run's hash
+        (moving a file does not make a new run, changing it does).
+    """
+    explicit = set(explicit)
+    absolute, hashed = dict(values), dict(values)
+    for name, value in values.items():
+        items = value if isinstance(value, list) else [value]
+        paths = [_path(item, name in explicit) for item in items]
+        if not any(paths):
+            continue
+        full = [str(path) if path else item for path, item in zip(paths, items, strict=True)]
+        content = [
+            {"name": path.name, "sha256": of_path(path)} if path else item
+            for path, item in zip(paths, items, strict=True)
+        ]
+        absolute[name] = full if isinstance(value, list) else full[0]
+        hashed[name] = content if isinstance(value, list) else content[0]
+    return absolute, hashed
+
+
+def _path(value: Any, given: bool) -> Path | None:
+    """The absolute path that a value names, if it exists."""
+    if not isinstance(value, str) or not value or value.startswith("hub:"):
+        return None
+    path = Path(value).expanduser()
+    bare = path.name == value and not path.suffix
+    try:
+        if not path.exists() or (bare and (not given or value in known_assets())):
+            return None
+    except OSError:  # a text too long to be a path
+        return None
+    return path.resolve()
+
+
+def known_assets() -> set[str]:
+    """The names in the catalogue of pinned assets."""
+    from sftkit import assets
+
+    return set(assets.catalogue())

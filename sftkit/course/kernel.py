@@ -1,0 +1,117 @@
+"""Starting kernels in this very interpreter, and saying in a sentence why a cell failed."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from sftkit.errors import RunError
+from sftkit.files import PACKAGE, project_folder
+
+ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+# Kernels print their results at the end of a cell; a busy machine may need longer than
+# nbclient's four seconds to hand them over.
+OUTPUT_TIMEOUT = 120
+START_TIMEOUT = 120
+
+
+def environment(progress_file: Path | None = None) -> dict[str, str]:
+    """Environment of a kernel: repeatable outputs, and this package in reach."""
+    chosen = {
+        "TQDM_DISABLE": "1",  # the text of a bar holds times
+        "PYTHONHASHSEED": os.environ.get("PYTHONHASHSEED", "0"),
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # a warning of the debugger on stderr
+    }
+    if progress_file is not None:
+        chosen["SFTKIT_PROGRESS"] = str(progress_file)
+    if project_folder() is not None:  # kernels start in another folder than the checkout
+        known = os.environ.get("PYTHONPATH")
+        chosen["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PACKAGE.parent), known]))
+    return chosen
+
+
+def manager_class(progress_file: Path | None = None) -> type:
+    """A kernel manager that starts this interpreter, whatever kernels are installed."""
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+
+    spec = KernelSpec(
+        argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        + ["--log-level=ERROR"],  # of the kernel program; not of the code in it
+        display_name="Python 3",
+        language="python",
+        env=environment(progress_file),
+    )
+
+    class ThisInterpreter(AsyncKernelManager):
+        @property
+        def kernel_spec(self) -> KernelSpec:
+            return spec
+
+    return ThisInterpreter
+
+
+def options(folder: Path, progress_file: Path | None = None) -> dict[str, Any]:
+    """Options that nbclient and papermill share."""
+    return {
+        "kernel_manager_class": manager_class(progress_file),
+        "kernel_name": "python3",
+        "resources": {"metadata": {"path": str(folder)}},
+        "iopub_timeout": OUTPUT_TIMEOUT,
+        "timeout": None,
+        "store_widget_state": False,
+        "coalesce_streams": True,
+    }
+
+
+def quiet_loop() -> None:
+    """Use the event loop that the messaging library knows, on Windows."""
+    if sys.platform == "win32":
+        import asyncio
+
+        asyncio.set_event_loop_policy(asyncio.WindowsSelectorEventLoopPolicy())
+
+
+def cell_failed(
+    name: str, number: int | None, source: str, error: Any, fix: str = ""
+) -> RunError:
+    """The sentence for a cell that raised.
+
+    Args:
+        name: The notebook.
+        number: What Jupyter shows in brackets beside the cell.
+        source: The cell's text.
+        error: The cell's error output: ``ename``, ``evalue``, ``traceback``.
+        fix: What to do.
+    """
+    line = _line_number("\n".join(error.get("traceback", [])), number)
+    lines = source.splitlines()
+    code = [text for text in lines if text.strip() and not text.lstrip().startswith("#")]
+    first = code[0].strip() if code else ""
+    where = f"{name}: cell [{number}], which begins with `{_short(first)}`, failed"
+    if line and 0 < line <= len(lines):
+        where += f" at its line {line}: `{_short(lines[line - 1].strip())}`"
+    message = ANSI.sub("", str(error.get("evalue", ""))).strip()
+    return RunError(f"{where}.\n  {error.get('ename', 'Error')}: {_short(message, 2000)}", fix)
+
+
+def kernel_died(name: str, number: int | None, fix: str = "") -> RunError:
+    """The sentence for a kernel that was killed."""
+    where = f" in cell [{number}]" if number else ""
+    return RunError(
+        f"{name}: the kernel died{where}, without an error of its own.",
+        fix or "Most often memory ran out: try smaller limits or a smaller batch.",
+    )
+
+
+def _line_number(traceback: str, number: int | None) -> int | None:
+    """The line of the cell in IPython's traceback; the last mention is the deepest."""
+    found = re.findall(rf"Cell In\[{number}\], line (\d+)", ANSI.sub("", traceback))
+    return int(found[0]) if found else None
+
+
+def _short(text: str, limit: int = 80) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
