@@ -342,7 +342,7 @@ class _Run:
         """Stop at the first loss that is not finite, before it reaches the weights."""
         if not torch.isfinite(loss_sum):
             raise FitError(
-                f"step {self.state.step}: the loss is {float(loss_sum)}, rows {_rows([batch])}.",
+                f"step {self.state.step}: the loss is {loss_sum.item()}, rows {_rows([batch])}.",
                 "Lower lr, or look at these rows.",
             )
 
