@@ -68,8 +68,8 @@ def inputs(
     """Parameters that name existing files or folders: made absolute, and hashed.
 
     A bare word such as ``tweets`` counts as a path only when the user gave it, and when it
-    is not the name of a pinned asset: a folder that happens to lie in the working folder
-    must not change the meaning of a default.
+    is not the name of an asset or a data set: a folder that happens to lie in the working
+    folder must not change the meaning of a default.
 
     Args:
         values: All parameters.
@@ -104,11 +104,18 @@ def _path(value: Any, given: bool) -> Path | None:
     path = Path(value).expanduser()
     bare = path.name == value and not path.suffix
     try:
-        if not path.exists() or (bare and (not given or value in known_assets())):
+        if not path.exists() or (bare and (not given or _is_known(value))):
             return None
     except OSError:  # a text too long to be a path
         return None
     return path.resolve()
+
+
+def _is_known(word: str) -> bool:
+    """Whether a word names a pinned asset or an embedded data set."""
+    from sftkit import corpora
+
+    return word in known_assets() or word in corpora.names()
 
 
 def known_assets() -> set[str]:

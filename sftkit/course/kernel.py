@@ -40,7 +40,7 @@ def manager_class(progress_file: Path | None = None) -> type:
 
     spec = KernelSpec(
         argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-        + ["--log-level=ERROR"],  # of the kernel program; not of the code in it
+        + ["--log-level=CRITICAL"],  # of the kernel program, not of the code in it
         display_name="Python 3",
         language="python",
         env=environment(progress_file),

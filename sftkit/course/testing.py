@@ -16,14 +16,10 @@ from sftkit.errors import RunError, SftError
 from sftkit.files import project_folder
 
 CELL_TIMEOUT = 600  # seconds per cell
+FOLDERS = ("sftkit", "tests", "benchmarks", "notebooks/src")  # for the linter
 NO_TESTS = 5  # pytest's exit code when nothing was selected
 PARALLEL = ("-n", "2", "--dist", "loadfile")  # a notebook's cells must stay on one kernel
-NBVAL = (
-    "-p",
-    "no:cacheprovider",
-    "--nbval-current-env",
-    f"--nbval-cell-timeout={CELL_TIMEOUT}",
-)
+NBVAL = ("--nbval-current-env", f"--nbval-cell-timeout={CELL_TIMEOUT}")
 
 
 @dataclass(frozen=True)
