@@ -183,9 +183,9 @@ def _make_venv(root: Path) -> None:
     version = "3.%d" % sys.version_info[1]  # noqa: UP031
     if "ensurepip" in done.stdout or "No module named" in done.stdout:
         raise SetupError(
-            f"this Python cannot make virtual environments: its module venv or ensurepip is "
-            f"missing.\n  On Debian and Ubuntu: sudo apt install python{version}-venv; then the "
-            "same command again."
+            "this Python cannot make virtual environments: its module venv or ensurepip is "
+            f"missing.\n  On Debian and Ubuntu: sudo apt install python{version}-venv; then "
+            "the same command again."
         )
     reason = (done.stdout.strip().splitlines() or ["it gave no reason"])[-1]
     raise SetupError(
@@ -203,9 +203,9 @@ def _install(python: Path, root: Path, extras: set[str]) -> None:
     if subprocess.run(command, cwd=root).returncode != 0:
         raise SetupError(
             "pip could not install the packages; its own words are above.\n"
-            "  Without a network it cannot: run the same command again when there is one; what\n"
-            "  it has downloaded is kept. Behind a proxy set PIP_PROXY; for an index of your\n"
-            "  own set PIP_INDEX_URL. On a full disk, a smaller PyTorch without CUDA helps:\n"
+            "  Without a network it cannot: run the same command again when there is one;\n"
+            "  what it has downloaded is kept. Behind a proxy set PIP_PROXY; for an index of\n"
+            "  your own set PIP_INDEX_URL. On a full disk, PyTorch without CUDA is smaller:\n"
             "  see the README."
         )
 
@@ -239,7 +239,7 @@ def _remove(path: Path) -> None:
 def _locked(path: Path) -> Iterator[None]:
     """One process at a time; the system lets go of the lock when the process ends."""
     with open(path, "a+") as stream:
-        if WINDOWS:
+        if sys.platform == "win32":
             import msvcrt
             import time
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sftkit.assets.catalogue import Asset, catalogue, find
 from sftkit.assets.fetch import fetch, is_here, path
-from sftkit.assets.tables import licence_markdown, licence_table, licenses, table
+from sftkit.assets.tables import licence_markdown, licence_table, licenses, table, write_readme
 from sftkit.assets.verify import Problem, verify
 
 __all__ = [
@@ -20,4 +20,5 @@ __all__ = [
     "path",
     "table",
     "verify",
+    "write_readme",
 ]

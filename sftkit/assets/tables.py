@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from sftkit.assets.catalogue import Asset, catalogue
 from sftkit.assets.fetch import is_here
+from sftkit.errors import AssetError
+from sftkit.files import project_folder, write_text
 from sftkit.teach.show import Table
+
+BEGIN, END = "<!-- catalogue: begin -->", "<!-- catalogue: end -->"
 
 
 def table() -> Table:
@@ -48,6 +54,27 @@ def licence_markdown() -> str:
         cells = [f"`{a.name}`", what, f"`{a.pin}`", licence, a.citation, _hashes(a)]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def write_readme(path: Path | None = None) -> None:
+    """Put `licence_markdown` into ``data/README.md``, between its two marks.
+
+    Args:
+        path: The file; by default the checkout's.
+
+    Raises:
+        AssetError: There is no such file, or its marks are gone.
+    """
+    if path is None:
+        path = (project_folder() or Path()) / "data" / "README.md"
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise AssetError(
+            f"{path} is not there, or lacks the lines {BEGIN!r} and {END!r}.",
+            "Run this in a checkout; put the two lines back where the table belongs.",
+        )
+    head, rest = text.split(BEGIN)
+    write_text(path, f"{head}{BEGIN}\n{licence_markdown()}{END}{rest.split(END)[1]}")
 
 
 def _hashes(asset: Asset) -> str:

@@ -25,7 +25,7 @@ def new_figure(height: float = 3.2, columns: int = 1, rows: int = 1, **options: 
     import matplotlib.pyplot as plt
     from cycler import cycler
 
-    style: dict[str, Any] = {
+    style: Any = {  # (matplotlib's stubs list every key)
         "axes.prop_cycle": cycler(color=COLOURS),
         "axes.spines.top": False,
         "axes.spines.right": False,
