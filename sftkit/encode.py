@@ -16,6 +16,8 @@ cut        whether the limit on length cut something off
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, overload
 
 from sftkit.errors import EncodeError
@@ -104,10 +106,27 @@ def _encode_split(split: Dataset, tokenizer: Any, max_length: int) -> Dataset:
             encoded["labels"] = columns["label"]
         return encoded
 
-    return split.map(
-        encode,
-        with_indices=True,
-        batched=True,
-        remove_columns=split.column_names,
-        keep_in_memory=len(split) <= IN_MEMORY_ROWS,
-    )
+    small = len(split) <= IN_MEMORY_ROWS
+    with _without_bar(small):
+        return split.map(
+            encode,
+            with_indices=True,
+            batched=True,
+            remove_columns=split.column_names,
+            keep_in_memory=small,
+        )
+
+
+@contextmanager
+def _without_bar(quiet: bool) -> Iterator[None]:
+    """No bar of datasets' for work that takes a moment."""
+    import datasets
+
+    was_on = datasets.is_progress_bar_enabled()
+    if quiet:
+        datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if was_on:
+            datasets.enable_progress_bars()

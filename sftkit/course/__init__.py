@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from sftkit.course.records import record
+from sftkit.course.records import committed_records, record
 
-__all__ = ["record"]
+__all__ = ["committed_records", "record"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sftkit.errors import ParameterError
-from sftkit.files import write_json
+from sftkit.files import project_folder, read_json, write_json
 
 METRICS_FILE = "metrics.json"
 
@@ -71,3 +71,18 @@ def flat(metrics: Any, prefix: str = "") -> list[tuple[str, Any]]:
 
 def _digits(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def committed_records(name: str) -> list[dict[str, Any]]:
+    """The runs that were recorded for the course in ``benchmarks/records/NAME.json``.
+
+    Returns:
+        One dictionary per run, or an empty list with a printed line where the package is
+        installed without its repository.
+    """
+    root = project_folder()
+    path = root / "benchmarks" / "records" / f"{name}.json" if root else None
+    if path is None or not path.is_file():
+        print(f"No records of {name} here: they come with the repository.")
+        return []
+    return read_json(path)["runs"]

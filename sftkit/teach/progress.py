@@ -19,8 +19,10 @@ class Progress:
         from tqdm.auto import tqdm
 
         self.total, self.label, self.done = total, label, done
-        # tqdm obeys TQDM_DISABLE, which builds and tests set to keep outputs repeatable.
-        self._bar = tqdm(total=total, initial=done, desc=label, leave=False)
+        # Builds and tests set TQDM_DISABLE to keep outputs repeatable; in a notebook tqdm
+        # does not look at it by itself.
+        quiet = bool(os.environ.get("TQDM_DISABLE"))
+        self._bar = tqdm(total=total, initial=done, desc=label, leave=False, disable=quiet)
         self._file = os.environ.get(PROGRESS_FILE)
         self._told = 0.0
 

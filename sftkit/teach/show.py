@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -154,6 +155,8 @@ def _chinese_font() -> list[str]:
     path = cache_folder() / "assets" / "noto-sans-sc" / "NotoSansSC-Regular.otf"
     if not path.is_file():
         return []
+    # The font has one weight; matplotlib would say so for every bold title.
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     if "Noto Sans SC" not in {entry.name for entry in font_manager.fontManager.ttflist}:
         font_manager.fontManager.addfont(str(path))
     return ["Noto Sans SC"]
