@@ -325,7 +325,7 @@ class _Run:
             if real:
                 totals += torch.stack([loss_sum.detach().double(), n.double()]).cpu()
         if processes > 1:
-            totals = self.accelerator.reduce(totals.float().to(batch["labels"].device))
+            totals = self.accelerator.reduce(totals.to(self.accelerator.device))
         if totals[1] == 0:
             raise FitError(
                 f"step {self.state.step}: no label is supervised, rows {_rows(micro_batches)}.",
