@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from sftkit.assets.catalogue import Asset, catalogue, find
-from sftkit.assets.fetch import fetch, is_here, path
+from sftkit.assets.audit import Problem, verify
+from sftkit.assets.entries import Asset, catalogue, find
+from sftkit.assets.store import fetch, is_here, path
 from sftkit.assets.tables import licence_markdown, licence_table, licenses, table, write_readme
-from sftkit.assets.verify import Problem, verify
 
 __all__ = [
     "Asset",

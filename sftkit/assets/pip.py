@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from sftkit.assets.catalogue import Asset
+from sftkit.assets.entries import Asset
 from sftkit.errors import AssetError
 
 # What pip writes -> what we say. The first pattern that is found decides.

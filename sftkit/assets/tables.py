@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sftkit.assets.catalogue import Asset, catalogue
-from sftkit.assets.fetch import is_here
+from sftkit.assets.entries import Asset, catalogue
+from sftkit.assets.store import is_here
 from sftkit.errors import AssetError
 from sftkit.files import project_folder, write_text
 from sftkit.teach.show import Table

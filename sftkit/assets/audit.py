@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sftkit.assets.catalogue import choose
-from sftkit.assets.fetch import MANIFEST, folder_of, read_manifest
+from sftkit.assets.entries import choose
+from sftkit.assets.store import MANIFEST, folder_of, read_manifest
 from sftkit.files import sha256
 
 

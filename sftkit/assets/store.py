@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sftkit.assets import pip
-from sftkit.assets.catalogue import Asset, choose, find
+from sftkit.assets.entries import Asset, choose, find
 from sftkit.assets.unpack import unpack
 from sftkit.errors import AssetError
 from sftkit.files import (
