@@ -183,9 +183,9 @@ def _load_optimizer(
         int(index): dict(entry) for index, entry in layout["numbers"].items()
     }
     for name, tensor in load_file(checkpoint / "optimizer.safetensors").items():
-        index, key = name.split(".", 1)
-        state[int(index)][key] = tensor
-    groups = [dict(group) for group in layout["groups"]]
+        number, key = name.split(".", 1)
+        state[int(number)][key] = tensor
+    groups: list[dict[str, Any]] = [dict(group) for group in layout["groups"]]
     for group in groups:
         if "betas" in group:
             group["betas"] = tuple(group["betas"])  # JSON made it a list
@@ -199,7 +199,7 @@ def _load_optimizer(
 
 
 def _generator_tensors() -> dict[str, torch.Tensor]:
-    numpy_state = np.random.get_state(legacy=True)
+    numpy_state: Any = np.random.get_state(legacy=True)
     packed = np.concatenate([numpy_state[1], [numpy_state[2]]]).astype(np.int64)
     tensors = {"torch": torch.get_rng_state(), "numpy": torch.from_numpy(packed)}
     if torch.cuda.is_available():

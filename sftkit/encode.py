@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 from sftkit.errors import EncodeError
 
@@ -28,11 +28,7 @@ if TYPE_CHECKING:
 IN_MEMORY_ROWS = 200_000  # above this, encoded columns go to disk instead of to memory
 
 
-@overload
-def classification(data: DatasetDict, tokenizer: Any, max_length: int = 128) -> DatasetDict: ...
-@overload
-def classification(data: Dataset, tokenizer: Any, max_length: int = 128) -> Dataset: ...
-def classification(data, tokenizer, max_length=128):
+def classification(data: DatasetDict, tokenizer: Any, max_length: int = 128) -> DatasetDict:
     """Encode texts, or pairs of texts, with one class each.
 
     Args:
@@ -51,11 +47,9 @@ def classification(data, tokenizer, max_length=128):
     from datasets import DatasetDict
 
     _check_length(tokenizer, max_length, pair=_has_pairs(data))
-    if isinstance(data, DatasetDict):
-        return DatasetDict(
-            {name: _encode_split(split, tokenizer, max_length) for name, split in data.items()}
-        )
-    return _encode_split(data, tokenizer, max_length)
+    return DatasetDict(
+        {name: _encode_split(split, tokenizer, max_length) for name, split in data.items()}
+    )
 
 
 def texts(values: list[str], tokenizer: Any, max_length: int = 128) -> Dataset:
@@ -68,8 +62,7 @@ def texts(values: list[str], tokenizer: Any, max_length: int = 128) -> Dataset:
 
 
 def _has_pairs(data: Any) -> bool:
-    names = data.column_names
-    return "text_pair" in (next(iter(names.values())) if isinstance(names, dict) else names)
+    return any("text_pair" in names for names in data.column_names.values())
 
 
 def _check_length(tokenizer: Any, max_length: int, pair: bool) -> None:

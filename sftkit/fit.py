@@ -282,8 +282,8 @@ class _Run:
         )
         if not torch.isfinite(norm):
             raise FitError(
-                f"step {self.state.step}: the gradient is not finite (loss {loss_sum / n:.4g}), "
-                f"rows {_rows(micro_batches)}.",
+                f"step {self.state.step}: the gradient is not finite (loss "
+                f"{loss_sum / n:.4g}), rows {_rows(micro_batches)}.",
                 "Lower lr, or look at these rows.",
             )
         self.optimizer.step()
@@ -342,7 +342,8 @@ class _Run:
         """Stop at the first loss that is not finite, before it reaches the weights."""
         if not torch.isfinite(loss_sum):
             raise FitError(
-                f"step {self.state.step}: the loss is {loss_sum.item()}, rows {_rows([batch])}.",
+                f"step {self.state.step}: the loss is {loss_sum.item()}, "
+                f"rows {_rows([batch])}.",
                 "Lower lr, or look at these rows.",
             )
 
@@ -356,7 +357,8 @@ class _Run:
         ):
             new_best = self.run_evaluation()
         if (
-            new_best and config.keep_best
+            new_best
+            and config.keep_best
             or step % (config.save_every or per_epoch) == 0
             or last
             or self.state.stopped

@@ -46,7 +46,11 @@ def test_the_box_answers_each_kind_of_input():
     box = widgets.classify_box(lambda text: {"<b>good</b>": 0.8, "bad": 0.2}, "hello")
     text, button, result = box.children
     assert "80.0 %" in result.value and "<b>" not in result.value
-    for typed, words in [("", "Type a sentence"), ("x" * 100_000, "too many"), ("😀", "80.0 %")]:
+    for typed, words in [
+        ("", "Type a sentence"),
+        ("x" * 100_000, "too many"),
+        ("😀", "80.0 %"),
+    ]:
         text.value = typed
         button.click()
         assert words in result.value

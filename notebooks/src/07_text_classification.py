@@ -124,7 +124,7 @@ show.table(
 def texts_of(split):
     pairs = corpus[split]["text_pair"] if "text_pair" in corpus[split].features else None
     first = list(corpus[split]["text"])
-    return first if pairs is None else [f"{a} {b}" for a, b in zip(first, pairs)]
+    return first if pairs is None else [f"{a} {b}" for a, b in zip(first, pairs, strict=True)]
 
 
 def labels_of(split):

@@ -78,7 +78,11 @@ def comparison_figure(
             markersize=8,
         )
         ax.annotate(
-            f"{100 * value:.1f}", (100 * value, i), (0, 9), textcoords="offset points", ha="center"
+            f"{100 * value:.1f}",
+            (100 * value, i),
+            (0, 9),
+            textcoords="offset points",
+            ha="center",
         )
     ax.set_yticks(range(len(names)), names)
     ax.set_ylim(len(names) - 0.4, -0.7)
@@ -108,7 +112,9 @@ def training_figure(
     ax.plot(steps[window - 1 :], smooth, color=COLOURS[0], label=f"mean of {window} steps")
     if evaluations:
         at = [row["step"] for row in evaluations]
-        ax.plot(at, [r["loss"] for r in evaluations], "s--", color=COLOURS[2], label="validation")
+        ax.plot(
+            at, [r["loss"] for r in evaluations], "s--", color=COLOURS[2], label="validation"
+        )
     ax.axhline(start, color="grey", linestyle=":", label=f"guessing: {start:.2f}")
     ax.set(xlabel="optimizer step", ylabel="loss (nats per example)", ylim=(0, None))
     ax.set_title(f"Training loss falls from {np.mean(losses[:window]):.2f} to {smooth[-1]:.2f}")

@@ -41,14 +41,18 @@ class Report:
 
     def table(self, caption: str = "") -> Table:
         """Metrics with their intervals, in percent."""
-        rows = [(n, 100 * v, 100 * low, 100 * high) for n, (v, low, high) in self.values.items()]
+        rows: list[tuple[Any, ...]] = [
+            (n, 100 * v, 100 * low, 100 * high) for n, (v, low, high) in self.values.items()
+        ]
         rows.append(("calibration error", 100 * self.calibration_error, "", ""))
         return Table(rows, ("metric", "%", "95 % from", "to"), caption, digits=1)
 
     def class_table(self, caption: str = "") -> Table:
         """Precision, recall and F1 of each class, in percent."""
         rows = [(n, 100 * p, 100 * r, 100 * f, c) for n, p, r, f, c in self.per_class]
-        return Table(rows, ("class", "precision", "recall", "F1", "examples"), caption, digits=1)
+        return Table(
+            rows, ("class", "precision", "recall", "F1", "examples"), caption, digits=1
+        )
 
     def as_metrics(self) -> dict[str, Any]:
         """For a run's record: value and interval of each metric."""

@@ -87,6 +87,7 @@ def evaluation(
     Sums and counts are added up over batches and divided once, so the result does not
     depend on the batch size.
     """
+
     def evaluate(model: torch.nn.Module) -> dict[str, float]:
         found = predict(model, examples, batch_size)
         loss_sum, n = cross_entropy(

@@ -43,7 +43,7 @@ def save(model: Any, tokenizer: Any, folder: str | Path) -> Path:
     stock = hasattr(model, "save_pretrained")
     if not stock and not isinstance(model, MeanPoolClassifier):
         raise ModelError(
-            f"{type(model).__name__} is neither a transformers model nor one of sftkit's heads.",
+            f"{type(model).__name__} is neither a model of transformers nor a head of ours.",
             "Save it with safetensors.torch.save_model, and its class with your code.",
         )
     if folder.exists() and not _is_ours(folder):

@@ -38,7 +38,8 @@ def set_trainable(model: nn.Module, what: str) -> None:
     match = re.fullmatch(r"head|top-(\d+)", what)
     if not match:
         raise ModelError(
-            f"train={what!r}.", "There are all, head, no-embeddings, and top-1, top-2 and so on."
+            f"train={what!r}.",
+            "There are all, head, no-embeddings, and top-1, top-2 and so on.",
         )
     depth = len(blocks(model))
     top = int(match[1]) if match[1] else 0

@@ -41,7 +41,9 @@ def check(
             print(f"{name}: your code raises {type(problem).__name__}: {problem}")
             return False
         if not _close(found, expected, tolerance):
-            print(f"{name}: not right yet. {_likely(case, found, expected, mistakes, tolerance)}")
+            print(
+                f"{name}: not right yet. {_likely(case, found, expected, mistakes, tolerance)}"
+            )
             return False
     print(f"{name}: right on {len(cases)} cases.")
     return True

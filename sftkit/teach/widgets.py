@@ -32,7 +32,9 @@ def classify_box(classify: Callable[[str], dict[str, float]], example: str) -> A
         if not typed:
             result.value = "<p>Type a sentence first.</p>"
         elif len(typed) > LONGEST:
-            result.value = f"<p>{len(typed):,} characters are too many; at most {LONGEST:,}.</p>"
+            result.value = (
+                f"<p>{len(typed):,} characters are too many; at most {LONGEST:,}.</p>"
+            )
         else:
             result.value = bars_html(classify(typed))
 

@@ -84,7 +84,9 @@ def test_buckets_pad_less():
     assert tight < 0.1 * loose
 
 
-@pytest.mark.parametrize("options", [{"batch_size": 0}, {"batch_size": 4, "micro_batch_size": 5}])
+@pytest.mark.parametrize(
+    "options", [{"batch_size": 0}, {"batch_size": 4, "micro_batch_size": 5}]
+)
 def test_impossible_sizes_are_refused(options):
     with pytest.raises(ParameterError):
         Batches(tiny.examples(4), **options)

@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn, intervals against the plain bootstrap, pictures with alt text."""
+"""Metrics against scikit-learn, intervals against the plain bootstrap, pictures."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 from torch.nn import functional
@@ -106,7 +108,7 @@ def test_resume_at_every_step_is_exact(tmp_path, stop):
             def on_evaluate(self, model, state):
                 pass
 
-        try:
+        with contextlib.suppress(KeyboardInterrupt):
             state = fit(
                 model,
                 Batches(examples, 8, micro_batch_size=3),
@@ -122,8 +124,6 @@ def test_resume_at_every_step_is_exact(tmp_path, stop):
                 metric="-loss",
                 patience=9,
             )
-        except KeyboardInterrupt:
-            pass
         return model, state
 
     whole, expected = start(tmp_path / "a", False)

@@ -106,9 +106,14 @@ def test_clip_and_divide_equals_torchs_two_passes(clip):
         assert torch.allclose(p.grad, q.grad, rtol=1e-5)
 
 
-@pytest.mark.parametrize("call", [lambda: optim.Schedule("lineer", 5),
-                                  lambda: optim.Schedule("linear", 5, 1.0),
-                                  lambda: optim.make_optimizer("lion", [], 1e-3)])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: optim.Schedule("lineer", 5),
+        lambda: optim.Schedule("linear", 5, 1.0),
+        lambda: optim.make_optimizer("lion", [], 1e-3),
+    ],
+)
 def test_unknown_names_are_refused(call):
     with pytest.raises(ParameterError):
         call()

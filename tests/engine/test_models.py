@@ -74,7 +74,9 @@ def test_training_on_cached_outputs_equals_training_on_ids(head, what):
     assert found.losses == pytest.approx(expected.losses, abs=1e-5)
     for a, b in zip(plain.parameters(), fast.parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-5)
-    assert np.allclose(predict(plain, examples).logits, predict(fast, examples).logits, atol=1e-4)
+    assert np.allclose(
+        predict(plain, examples).logits, predict(fast, examples).logits, atol=1e-4
+    )
 
 
 def test_nothing_frozen_nothing_cached():
@@ -146,7 +148,9 @@ def test_a_mean_head_is_refused_by_transformers_and_loads_with_ours(tmp_path, mi
     model, words = minilm_mean
     folder = models.save(model, words, tmp_path / "out")
     again, _ = models.load(str(folder))
-    ids = words(["One text.", "Another one, a little longer."], padding=True, return_tensors="pt")
+    ids = words(
+        ["One text.", "Another one, a little longer."], padding=True, return_tensors="pt"
+    )
     model.eval()
     with torch.no_grad():
         assert torch.equal(model(**ids).logits, again(**ids).logits)

@@ -18,7 +18,9 @@ def main(out: str, micro: int) -> None:
     model = tiny.model().double()
     # 22 rows in steps of 8: the last step has 6, so that one process has less to do.
     batches = Batches(tiny.examples(22), 8, micro_batch_size=micro)
-    state = fit(model, batches, losses.classification(), epochs=2, lr=1e-2, folder=out + ".ckpt")
+    state = fit(
+        model, batches, losses.classification(), epochs=2, lr=1e-2, folder=out + ".ckpt"
+    )
     weights = torch.cat([p.detach().flatten() for p in model.parameters()])
     with open(out, "w", encoding="utf-8") as stream:
         json.dump({"losses": state.losses, "weights": weights.tolist()}, stream)
