@@ -58,11 +58,10 @@ def _texts(rows: Rows) -> Iterator[str]:
     with pa.memory_map(str(rows.file)) as stream:
         for batch in pa.ipc.open_stream(stream):
             columns = [column.to_pylist() for column in batch.columns]
-            yield from (
-                columns[0]
-                if len(columns) == 1
-                else map("\x1f".join, zip(*columns, strict=True))
-            )
+            if len(columns) == 1:
+                yield from columns[0]
+            else:
+                yield from map("\x1f".join, zip(*columns, strict=True))
 
 
 def group_rows(parts: dict[str, Rows], options: Options, notes: list[str]) -> dict[str, Any]:

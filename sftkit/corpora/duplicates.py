@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 NEAR_LIMIT = 200_000  # rows; above this only duplicates after normalisation are grouped
@@ -13,6 +13,7 @@ SIMILARITY = 0.7  # shared share (Jaccard) of word pairs from which on two texts
 SHORT = 5  # words; a shorter text is compared as a whole
 
 _ROWS_PER_BAND, _BANDS = 4, 16  # finds 99 % of pairs at a similarity of 0.7
+_NEIGHBOURS = 30
 # Addresses, user names, and the marks of a retweet say who passed a text on, not what it says.
 _DROP = re.compile(r"(?:https?://|www\.)\S*|\bhttp\b|@\w+|\brt\b|&\w{2,6};")
 _HAN = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"  # written without spaces: each is a word
@@ -85,6 +86,52 @@ def near_groups(texts: Iterable[str]) -> Any:
     return first_appearance(component[rows])
 
 
+def across(dataset: Any) -> dict[str, int]:
+    """Rows of each later split that say the same as a row of an earlier one.
+
+    Args:
+        dataset: A ``DatasetDict`` with a ``text`` column, and perhaps ``text_pair``.
+
+    Returns:
+        ``{"validation/train": n, "test/train": n, "test/validation": n}``: how many rows of
+        the first split are in a group of near-duplicates with rows of the second. Above
+        ``NEAR_LIMIT`` rows in all, only equal normal forms count.
+    """
+    return across_groups(split_groups(dataset))
+
+
+def across_groups(groups: dict[str, Any]) -> dict[str, int]:
+    """As ``across``, from the groups of each split."""
+    import numpy as np
+
+    order = [name for name in ("train", "validation", "test") if name in groups]
+    return {
+        f"{later}/{earlier}": int(np.isin(groups[later], groups[earlier]).sum())
+        for at, later in enumerate(order)
+        for earlier in order[:at]
+    }
+
+
+def split_groups(dataset: Any) -> dict[str, Any]:
+    """Per split, ``int64 (N,)``: the groups of near-duplicates, numbered through all splits."""
+    import numpy as np
+
+    sizes = [len(part) for part in dataset.values()]
+    texts = (text for part in dataset.values() for text in whole_texts(part))
+    if sum(sizes) <= NEAR_LIMIT:
+        flat = near_groups(texts)
+    else:
+        flat = first_appearance(np.fromiter((key(normal_form(t)) for t in texts), np.uint64))
+    return dict(zip(dataset, np.split(flat, np.cumsum(sizes)[:-1]), strict=True))
+
+
+def whole_texts(part: Any) -> Iterator[str]:
+    """The texts of a split, each joined with its second text if there is one."""
+    names = [name for name in ("text", "text_pair") if name in part.column_names]
+    for batch in part.select_columns(names).iter(batch_size=5_000):
+        yield from map("\x1f".join, zip(*(batch[name] for name in names), strict=True))
+
+
 def first_appearance(values: Any) -> Any:
     """Renumber values 0, 1, 2, ... in the order in which they first appear."""
     import numpy as np
@@ -123,20 +170,52 @@ def _similar_pairs(hashes: list[Any]) -> tuple[Any, Any]:
     signature = np.empty((len(long), _ROWS_PER_BAND * _BANDS), np.uint64)
     for column in range(signature.shape[1]):
         signature[:, column] = np.minimum.reduceat(mix(flat, 100 + column), starts)
-    pairs: set[tuple[int, int]] = set()
-    for band in range(_BANDS):
-        block = signature[:, band * _ROWS_PER_BAND : (band + 1) * _ROWS_PER_BAND]
-        bucket = np.zeros(len(long), np.uint64)
-        for column in range(_ROWS_PER_BAND):
-            bucket = mix(bucket ^ block[:, column], 3)
-        order = np.argsort(bucket, kind="stable")
-        same = bucket[order][1:] == bucket[order][:-1]
-        pairs.update(zip(order[:-1][same].tolist(), order[1:][same].tolist(), strict=True))
-    kept = [(a, b) for a, b in pairs if _overlap(shingles[a], shingles[b]) >= SIMILARITY]
+    # In a fixed order of content, so that the groups do not depend on the order of the rows.
+    content = mix(np.add.reduceat(mix(flat, 4), starts), 5)
+    place = np.empty(len(long), np.int64)
+    place[np.argsort(content, kind="stable")] = np.arange(len(long))
+    pairs = np.unique(
+        np.concatenate(
+            [
+                _bucket_pairs(signature[:, at : at + _ROWS_PER_BAND], place)
+                for at in range(0, signature.shape[1], _ROWS_PER_BAND)
+            ]
+        ),
+        axis=0,
+    )
+    agree = np.concatenate(
+        [
+            (signature[some[:, 0]] == signature[some[:, 1]]).mean(axis=1)
+            for some in np.array_split(pairs, len(pairs) // 100_000 + 1)
+        ]
+    )
+    likely = pairs[agree >= SIMILARITY - 0.2].tolist()  # an estimate: 0.2 is over three sigma
+    kept = [(a, b) for a, b in likely if _overlap(shingles[a], shingles[b]) >= SIMILARITY]
     if not kept:
         return none, none
     left, right = np.asarray(kept).T
     return ids[left], ids[right]
+
+
+def _bucket_pairs(block: Any, place: Any) -> Any:
+    """``int (P, 2)``: pairs of texts whose signatures agree in one band.
+
+    In a large bucket each text is compared with the next ``_NEIGHBOURS`` only: enough to chain
+    real copies, and bounded.
+    """
+    import numpy as np
+
+    bucket = np.zeros(len(block), np.uint64)
+    for column in block.T:
+        bucket = mix(bucket ^ column, 3)
+    order = np.lexsort((place, bucket))
+    ordered, found = bucket[order], []
+    for gap in range(1, min(_NEIGHBOURS, len(order) - 1) + 1):
+        same = ordered[gap:] == ordered[:-gap]
+        if not same.any():
+            break
+        found.append(np.stack([order[:-gap][same], order[gap:][same]], axis=1))
+    return np.sort(np.concatenate(found), axis=1) if found else np.zeros((0, 2), np.int64)
 
 
 def _overlap(a: Any, b: Any) -> float:
