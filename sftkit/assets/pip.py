@@ -49,7 +49,8 @@ def download(asset: Asset, folder: Path, tick: Callable[[], None] = lambda: None
     form = "--no-binary" if asset.from_source else "--only-binary"
     command = [
         *(sys.executable, "-m", "pip", "download"),
-        *("--quiet", "--progress-bar", "off", "--no-input", "--disable-pip-version-check"),
+        # -vv, because only then pip says that an index did not answer; nobody else reads it
+        *("-vv", "--progress-bar", "off", "--no-input", "--disable-pip-version-check"),
         *("--no-deps", "--require-hashes", form, asset.package),
         *("--dest", str(into), "--requirement", str(wanted)),
     ]
