@@ -64,7 +64,6 @@ from sftkit.batches import Batches, Examples, padding_share
 from sftkit.course import committed_records, record
 from sftkit.evaluate import Predictions, predict
 from sftkit.fit import fit
-from sftkit.models.frozen import head_features
 from sftkit.teach import exercises, show, widgets
 
 started = time.perf_counter()
@@ -178,12 +177,12 @@ print("ids     ", " ".join(map(str, ids))[:76])
 print("label   ", encoded["train"][0]["labels"], "=", names[encoded["train"][0]["labels"]])
 
 # %% [markdown]
-# The features do not change while the encoder is frozen. So they are computed once, and
-# every penalty is tried on the same numbers.
+# The features do not change while the encoder is frozen. So they are computed once and kept
+# in the cache, and every penalty is tried on the same numbers.
 
 # %%
 begin = time.perf_counter()
-features = {s: head_features(encoder, rows, C) for s, rows in examples.items()}
+features = {s: models.head_features(encoder, rows, C) for s, rows in examples.items()}
 penalties = [(0.01,), (0.1,), (1.0,), (10.0,), (100.0,)]
 
 

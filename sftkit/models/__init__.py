@@ -1,7 +1,8 @@
 """Pretrained models: load, choose a head and what is trained, cache what is frozen, save."""
 
 from sftkit.models.export import save
-from sftkit.models.frozen import cache_frozen, fit_head, set_trainable, train_mode
+from sftkit.models.features import fit_head, head_features
+from sftkit.models.frozen import cache_frozen, set_trainable, train_mode
 from sftkit.models.heads import MeanPoolClassifier
 from sftkit.models.load import load
 from sftkit.models.parts import parameter_counts
@@ -10,6 +11,7 @@ __all__ = [
     "MeanPoolClassifier",
     "cache_frozen",
     "fit_head",
+    "head_features",
     "load",
     "parameter_counts",
     "save",

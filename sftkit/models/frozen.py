@@ -13,7 +13,7 @@ from torch import nn
 from sftkit.batches import Batches, Examples, Ragged
 from sftkit.errors import ModelError
 from sftkit.losses import model_inputs
-from sftkit.models.parts import base_of, blocks, last_linear, role
+from sftkit.models.parts import base_of, blocks, role
 
 
 def set_trainable(model: nn.Module, what: str) -> None:
@@ -177,67 +177,3 @@ def _hidden_states(bottom: nn.Module, examples: Examples, batch_size: int) -> np
                 start, length = ids.starts[row], ids.lengths[row]
                 out[start : start + length] = state[:length]
     return out
-
-
-def head_features(
-    model: nn.Module, examples: Examples, classes: int, batch_size: int = 64
-) -> np.ndarray:
-    """What the last linear layer sees, without dropout: ``(rows, D)``."""
-    layer = last_linear(model, classes)
-    seen: list[torch.Tensor] = []
-    hook = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    device = next(model.parameters()).device
-    out = np.empty((len(examples), layer.in_features), dtype=np.float32)
-    was_training = [(m, m.training) for m in model.modules()]
-    model.eval()
-    try:
-        with torch.inference_mode():
-            for rows in Batches(examples, batch_size, shuffle=False).order(0):
-                batch = model_inputs(examples.batch(rows))
-                model(**{k: v.to(device) for k, v in batch.items()})
-                out[rows] = seen.pop().float().cpu().numpy()
-    finally:
-        hook.remove()
-        for module, training in was_training:
-            module.training = training
-    return out
-
-
-def fit_head(
-    model: nn.Module, examples: Examples, C: float = 1.0, features: np.ndarray | None = None
-) -> np.ndarray:
-    """Fit the last layer by logistic regression on frozen features, and put it in place.
-
-    Fine-tuning from a fitted head distorts the pretrained features less than from a random
-    one (Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features and Underperform
-    Out-of-Distribution").
-
-    Args:
-        examples: With ``labels``, one class each. Every class must occur.
-        C: Inverse strength of the L2 penalty, as in scikit-learn.
-        features: From `head_features`, if they are known already.
-
-    Returns:
-        The features, ``(rows, D)``.
-    """
-    from sklearn.linear_model import LogisticRegression
-
-    labels = np.asarray(examples.columns["labels"])
-    config: Any = getattr(model, "config", None) or getattr(base_of(model), "config", None)
-    classes = config.num_labels
-    if len(np.unique(labels)) != classes:
-        raise ModelError(
-            f"{classes} classes, but the examples have {len(np.unique(labels))} of them.",
-            "Give more examples, or start from a random head.",
-        )
-    if features is None:
-        features = head_features(model, examples, classes)
-    regression = LogisticRegression(C=C, max_iter=2000).fit(features, labels)
-    weight, bias = regression.coef_, regression.intercept_
-    if classes == 2:  # one row for two classes: split it evenly, the softmax is the same
-        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-    layer = last_linear(model, classes)
-    with torch.no_grad():
-        layer.weight.copy_(torch.from_numpy(weight))
-        layer.bias.copy_(torch.from_numpy(bias))
-    return features

@@ -11,7 +11,7 @@ from sftkit.batches import Batches, Examples, Ragged
 from sftkit.errors import ModelError
 from sftkit.evaluate import predict
 from sftkit.fit import fit
-from sftkit.models.frozen import head_features
+from sftkit.models import head_features
 from sftkit.models.parts import last_linear, role
 from tests.engine import tiny
 
@@ -95,6 +95,28 @@ def test_head_features_are_what_the_head_sees():
     layer = last_linear(model, 3)
     logits = features @ layer.weight.detach().numpy().T + layer.bias.detach().numpy()
     assert np.allclose(logits, predict(model, examples).logits, atol=1e-5)
+
+
+def test_features_are_kept_and_found_again_only_for_the_same_weights_and_ids(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("SFTKIT_CACHE", str(tmp_path))
+    model, examples = tiny.model(), tiny.examples(9)
+    first = head_features(model, examples, 3)
+    runs = []
+    model.encoder.register_forward_hook(lambda *_: runs.append(1))
+    assert np.array_equal(head_features(model, examples, 3), first) and not runs
+    head_features(model, examples.take([0, 1, 2]), 3)
+    assert runs, "other examples"
+    runs.clear()
+    with torch.no_grad():
+        model.encoder.encoder.layer[1].output.dense.bias[0] += 1e-3
+    assert not np.array_equal(head_features(model, examples, 3), first) and runs
+    runs.clear()
+    with torch.no_grad():
+        model.classifier.weight += 1  # after the features
+    head_features(model, examples, 3)
+    assert not runs
 
 
 @pytest.mark.parametrize("classes", [2, 3])
