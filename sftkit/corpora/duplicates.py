@@ -168,8 +168,10 @@ def _similar_pairs(hashes: list[Any]) -> tuple[Any, Any]:
     starts = np.cumsum([0, *map(len, shingles[:-1])])
     ids = np.asarray(long)
     signature = np.empty((len(long), _ROWS_PER_BAND * _BANDS), np.uint64)
+    factors = mix(np.arange(signature.shape[1]), 100) | np.uint64(1)
     for column in range(signature.shape[1]):
-        signature[:, column] = np.minimum.reduceat(mix(flat, 100 + column), starts)
+        # The numbers are scrambled already: times an odd factor is another scramble.
+        signature[:, column] = np.minimum.reduceat(flat * factors[column], starts)
     # In a fixed order of content, so that the groups do not depend on the order of the rows.
     content = mix(np.add.reduceat(mix(flat, 4), starts), 5)
     place = np.empty(len(long), np.int64)

@@ -46,7 +46,8 @@ def open_hub(name: str, columns: Columns) -> Source:
 
     ident, _, config = name.partition(":")
     try:
-        loaded = load_dataset(ident, config or None)
+        # With the prefix, a folder here of the same name is never taken for it.
+        loaded = load_dataset(f"hf://datasets/{ident}", config or None)
     except Exception as error:  # many kinds, from several libraries
         raise _hub_error(ident, config, error) from error
     if not isinstance(loaded, DatasetDict):

@@ -50,6 +50,11 @@ def prepare(source: Source, options: Options, work: Path) -> Any:
     total = sum(len(rows) for _, rows in chosen.values())
     counts = ", ".join(f"{name} {len(rows):,}" for name, (_, rows) in chosen.items())
     notes.insert(0, f"{total:,} rows in {len(names)} classes: {counts}.")
+    if source.columns.get("text_pair") and not options.group_column and "all" in parts:
+        notes.append(
+            "Pairs that share only one of their two texts may be in different splits; group= "
+            "with the name of a column keeps them together."
+        )
     cleaning = ", ".join(options.clean) or "none"
     notes.append(f"Cleaning: {cleaning}.")
     about = {

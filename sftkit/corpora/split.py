@@ -47,10 +47,12 @@ def carve(
     else:
         pools = [order]
     quotas = {split: _quotas(pools, size, want) for split, want in wanted.items()}
-    reserved = _first_of_each_class(majority, order)  # one group of each class to train on
+    reserved = _first_of_each_class(
+        labels, groups, order
+    )  # one group of each class to train on
     for at, pool in enumerate(pools):
         free = [group for group in pool.tolist() if group not in reserved]
-        for split in sorted(wanted, reverse=True):  # test first: it must not depend on the rest
+        for split in sorted(wanted, reverse=True):  # test first
             left, passed = quotas[split][at], []
             for group in free:
                 if side[group] == TRAIN and size[group] <= left:
@@ -95,12 +97,11 @@ def nested_order(labels: Any, keys: Any, seed: int, stratify: bool = True) -> An
 
 
 def groups_per_class(labels: Any, groups: Any, classes: int) -> Any:
-    """``int (C,)``: how many groups have each class as their most frequent one."""
+    """``int (C,)``: how many groups have a row of each class."""
     import numpy as np
 
-    return np.bincount(
-        _majority(np.asarray(labels), first_appearance(groups)), minlength=classes
-    )
+    pairs = np.unique(np.stack([first_appearance(groups), np.asarray(labels)]), axis=1)
+    return np.bincount(pairs[1], minlength=classes)
 
 
 def _majority(labels: Any, groups: Any) -> Any:
@@ -128,8 +129,12 @@ def _quotas(pools: list[Any], size: Any, want: float) -> list[int]:
     return np.where((quota == 0) & spare & (want > 0), 1, quota).tolist()
 
 
-def _first_of_each_class(majority: Any, order: Any) -> set[int]:
+def _first_of_each_class(labels: Any, groups: Any, order: Any) -> set[int]:
+    """The first group, in the given order of groups, that has a row of each class."""
     import numpy as np
 
-    _, first = np.unique(majority[order], return_index=True)
-    return set(order[first].tolist())
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    first = np.full(labels.max(initial=0) + 1, len(order), np.int64)
+    np.minimum.at(first, labels, place[groups])
+    return set(order[first[first < len(order)]].tolist())
