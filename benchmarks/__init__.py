@@ -1,0 +1,1 @@
+"""Side-by-side measurements: their scripts, their results, the records behind the README."""
