@@ -20,6 +20,7 @@ from sftkit import checkpoints, device
 from sftkit.batches import Batches
 from sftkit.errors import CheckpointError, FitError, ParameterError
 from sftkit.losses import Loss
+from sftkit.models.dropout import CheapDropout
 from sftkit.models.frozen import train_mode
 from sftkit.optim import Schedule, clip_and_divide, make_optimizer, parameter_groups
 from sftkit.teach.progress import progress
@@ -318,7 +319,7 @@ class _Run:
             last = i == rounds - 1
             wait = nullcontext() if last else self.accelerator.no_sync(self.wrapped)
             with wait:
-                with self._autocast():
+                with self._autocast(), CheapDropout():
                     loss_sum, n = self.loss(self.wrapped, batch)
                 self.refuse_bad(loss_sum, batch)
                 (loss_sum if real else loss_sum * 0.0).backward()
