@@ -12,7 +12,7 @@ import torch
 from sftkit.batches import Batches, Examples, Ragged
 from sftkit.errors import ModelError
 from sftkit.files import cache_folder, write_bytes
-from sftkit.losses import model_inputs
+from sftkit.losses import NOT_FOR_THE_MODEL, model_inputs
 from sftkit.models.parts import base_of, last_linear
 
 
@@ -46,8 +46,10 @@ def _hash(model: torch.nn.Module, layer: torch.nn.Linear, examples: Examples) ->
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if id(tensor) not in own:
             digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
-    for name in sorted(model_inputs(dict.fromkeys(examples.columns))):
+            digest.update(
+                tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+            )
+    for name in sorted(examples.columns.keys() - set(NOT_FOR_THE_MODEL)):
         column = examples.columns[name]
         digest.update(name.encode())
         if isinstance(column, Ragged):
