@@ -63,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("data", metavar="NAME_OR_PATH")
     sub.add_argument("--text", default="text", metavar="COLUMN")
     sub.add_argument("--label", default="label", metavar="COLUMN")
+    sub.add_argument("--model", default="minilm", help="whose tokens are counted")
+    sub.add_argument("--max-length", type=int, default=128, metavar="TOKENS")
 
     sub = verb("notebooks", _notebooks, "list the notebooks with their questions")
     _folder(sub)
@@ -137,10 +139,11 @@ def _assets(options: argparse.Namespace) -> int:
 
 
 def _data(options: argparse.Namespace) -> int:
-    from sftkit import checks, corpora
+    from sftkit import checks, corpora, models
 
     loaded = corpora.load(options.data, text=options.text, label=options.label)
-    print(checks.data_report(loaded))
+    _, tokenizer = models.load(options.model, loaded["train"].features["label"].names)
+    print(checks.data_report(loaded, tokenizer, options.max_length))
     return 0
 
 

@@ -31,7 +31,7 @@ display({"image/png": "AAAA"}, raw=True, metadata={"image/png": {"alt": "nothing
 print(n)
 
 # %% [markdown]
-# ![A picture](a.png)
+# ![A picture](https://example.org/a.png) and [this notebook](01_good.ipynb#summary).
 #
 # ## Exercises
 #
@@ -76,7 +76,12 @@ def problems(folder: Path, source: str, executed: str | None) -> list[str]:
         ("n: int = 3", "n: int = 'x'", "parameter n must be of type int"),
         ("{strict", "{fast: {m: 3}, strict", "has no parameter 'm'"),
         ("![A picture]", "![]", "a picture without alt text"),
-        ("![A picture](a.png)", '<img src="a.png">', "a picture without alt text"),
+        (
+            "![A picture](https://example.org/a.png)",
+            '<img src="a.png">',
+            "a picture without alt text",
+        ),
+        ("## Summary", "[next](02_x.ipynb)\n# ## Summary", "02_x.ipynb, which does not exist"),
         ("print(n)", f"print(n)  # {'x' * 80}", "a line of 92 characters, more than 88"),
         ("print(n)", "\n".join(["print(n)"] * 26), "26 lines of code, more than 25"),
         ("# %%\nprint", '# %% tags=["raises-exception"]\nprint', "tag raises-exception"),

@@ -85,7 +85,8 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> str:
         ),
     ]
     code = new_code_cell("print('<&>')", execution_count=3, outputs=outputs)
-    notebook = new_notebook(cells=[new_markdown_cell(TEXT), code, new_code_cell("")])
+    folded = new_code_cell("answer = 42", metadata={"jupyter": {"source_hidden": True}})
+    notebook = new_notebook(cells=[new_markdown_cell(TEXT), code, new_code_cell(""), folded])
     path = folder / "n.ipynb"
     nbformat.write(notebook, path)
     to_html(path, folder / "n.html", {"data": "<tweets>"})
@@ -144,6 +145,7 @@ def test_outputs_are_shown_and_escaped(text: str) -> None:
     assert "<td>&lt;b&gt; a</td>" in text
     assert "<strong>bold</strong>" in text
     assert "'&lt;tweets&gt;'" in text
+    assert text.count("<summary>Folded code</summary>") == 1
 
 
 def test_cleaning_leaves_harmless_html_alone() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
@@ -113,8 +114,10 @@ def build_one(source: notebooks.Source) -> str:
         execute(notebook, source.name, Path(temporary))
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
-        for output in cell.get("outputs", []):
-            _tidy(output)
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if not _is_bar(output)]
+            for output in cell.outputs:
+                _tidy(output)
     notebook.metadata = nbformat.from_dict(
         {
             "kernelspec": notebooks.KERNEL,
@@ -155,6 +158,12 @@ def execute(notebook: Any, name: str, folder: Path) -> None:
 
 def _number(at: dict[str, Any]) -> int:
     return at.get("number", 0) + 1
+
+
+def _is_bar(output: Any) -> bool:
+    """Whether an output is a progress bar that a library drew as a widget."""
+    data = output.get("data", {})
+    return WIDGET in data and re.search(r"\d%\|", data.get("text/plain", "")) is not None
 
 
 def _tidy(output: Any) -> None:

@@ -70,7 +70,7 @@ def _source(source: notebooks.Source, report: Report) -> None:
     for position, cell in enumerate(notebook.cells, 1):
         where = f"cell {position} (`{_first_line(cell.source)}`)"
         if cell.cell_type == "markdown":
-            for text in _markdown(cell.source):
+            for text in [*_markdown(cell.source), *_links(cell.source, source)]:
                 problem(f"{where}: {text}")
             continue
         if "raises-exception" in cell.metadata.get("tags", []):
@@ -133,6 +133,23 @@ def _markdown(text: str) -> list[str]:
         if not re.search(r"""\balt\s*=\s*["'][^"']+["']""", tag, re.I):
             found.append("a picture without alt text")
     return found
+
+
+def _links(text: str, source: notebooks.Source) -> list[str]:
+    """Links to notebooks and files that are not there."""
+    folder = source.executed.parent
+    found = []
+    for target in re.findall(r"\]\(([^)#\s]+)", text):
+        path = folder / target
+        known = path == source.executed or path.exists() or _is_source(path)
+        if "://" not in target and not target.startswith("attachment:") and not known:
+            found.append(f"a link to {target}, which does not exist")
+    return found
+
+
+def _is_source(path: Path) -> bool:
+    """Whether a notebook that is not built yet has a source."""
+    return (path.parent / "src" / f"{path.stem}.py").is_file()
 
 
 def _executed(source: notebooks.Source, notebook: Any) -> list[str]:

@@ -92,6 +92,7 @@ class _Writer:
         return {
             "kind": "code",
             "count": f"[{cell.execution_count}]" if cell.execution_count else "",
+            "folded": bool(cell.metadata.get("jupyter", {}).get("source_hidden")),
             "html": "" if hidden else self.python(cell.source),
             "outputs": [output for output in outputs if output["html"]],
         }
@@ -113,7 +114,8 @@ class _Writer:
             return {"kind": "error", "html": f"<pre>{escaping.escape(text)}</pre>"}
         data = output.data
         if WIDGET in data:
-            return {"kind": "note", "html": INTERACTIVE}
+            bar = re.search(r"\d%\|", data.get("text/plain", ""))  # of a library, finished
+            return {"kind": "note", "html": "" if bar else INTERACTIVE}
         for kind in PICTURES:
             if kind in data:
                 about = output.metadata.get(kind, {})

@@ -22,6 +22,8 @@ def environment(progress_file: Path | None = None) -> dict[str, str]:
     """Environment of a kernel: repeatable outputs, and this package in reach."""
     chosen = {
         "TQDM_DISABLE": "1",  # the text of a bar holds times
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",  # which does not look at the one above
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "PYTHONHASHSEED": os.environ.get("PYTHONHASHSEED", "0"),
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # a warning of the debugger on stderr
     }

@@ -129,9 +129,12 @@ def read(source: Source) -> Any:
     facts.pop("hashes", None)
     clean = nbformat.v4.new_notebook(metadata={"kernelspec": KERNEL, "sftkit": facts})
     for cell in notebook.cells:
-        keep = {"tags": list(cell.metadata["tags"])} if cell.metadata.get("tags") else {}
-        if "slideshow" in cell.metadata:
-            keep["slideshow"] = cell.metadata["slideshow"]
+        keep: dict[str, Any] = {}
+        if cell.metadata.get("tags"):
+            keep["tags"] = list(cell.metadata["tags"])
+        for name in ("jupyter", "slideshow"):  # folded code, kind of slide
+            if name in cell.metadata:
+                keep[name] = dict(cell.metadata[name])
         if "injected-parameters" in keep.get("tags", []):
             continue  # of an earlier run; this one gets its own
         make = {
