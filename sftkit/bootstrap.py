@@ -88,7 +88,8 @@ def suitable_python() -> str | None:
     here = "%d.%d" % sys.version_info[:2]  # noqa: UP031 - this line must run on old Pythons
     for minor in range(NEWEST[1], OLDEST[1] - 1, -1):
         found = shutil.which(f"python3.{minor}")
-        if found:
+        # (pyenv puts names on PATH that do not run)
+        if found and subprocess.run([found, "-c", ""], capture_output=True).returncode == 0:
             print(f"set-up: this is Python {here}; going on with {found}.")
             return found
     raise SetupError(
