@@ -47,8 +47,8 @@ def test_a_clean_data_set_has_no_warning_but_its_size(tokenizer):
     assert report.counts == {"train": [60, 60], "test": [20, 20]}
     assert report.cut == 0 and report.unknown == 0 and report.across == {"test/train": 0}
     assert report.warnings == [
-        "The test split has 40 rows: an accuracy measured on it is uncertain by up to 15 points "
-        "either way."
+        "The test split has 40 rows: an accuracy measured on it is uncertain by up to 15 "
+        "points either way."
     ]
     assert report.lengths["train"][0] == len(tokenizer("room 0 was cold and cold")["input_ids"])
 
@@ -108,9 +108,10 @@ def test_a_pair_is_read_as_one_input(tokenizer):
 
 def test_it_shows_itself_escaped_and_with_alt_text(tokenizer, capsys):
     from IPython.core.interactiveshell import InteractiveShell
+    from IPython.core.pylabtools import select_figure_formats
     from IPython.utils.capture import capture_output
 
-    InteractiveShell.instance()
+    select_figure_formats(InteractiveShell.instance(), {"png"})
     train = [*rows(0, 60), ("<script>alert(1)</script> the same", 0)]
     train.append(("<script>alert(1)</script> the same", 1))
     report = data_report(dataset(train=train, test=rows(70, 4)), tokenizer)
@@ -127,8 +128,9 @@ def test_it_shows_itself_escaped_and_with_alt_text(tokenizer, capsys):
     assert "split  rows  empty  copies" in text and "Warning: " in text
 
 
-def test_tweets_in_reasonable_time(tokenizer):
-    report = data_report(corpora.load("tweets", limit=4000), tokenizer)
+def test_tweets(tokenizer):
+    limit = {"train": 4000, "validation": 1000, "test": 1000}
+    report = data_report(corpora.load("tweets", limit=limit), tokenizer)
     assert report.rows["train"] == 4000 and report.across["test/train"] == 0
     assert report.warnings[0].startswith("The class 'negative' has 2.3 times as many")
     assert 0.2 < report.disagreement < 0.45

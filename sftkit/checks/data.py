@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -128,6 +129,7 @@ def _doubt_labels(report: DataReport, dataset: Any, groups: dict[str, Any]) -> N
     by its copy.
     """
     import numpy as np
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import SGDClassifier
     from sklearn.model_selection import GroupKFold
@@ -156,7 +158,10 @@ def _doubt_labels(report: DataReport, dataset: Any, groups: dict[str, Any]) -> N
             TfidfVectorizer(sublinear_tf=True, max_features=30_000, **words),
             SGDClassifier(loss="log_loss", alpha=3e-5, max_iter=20, tol=1e-3, random_state=0),
         )
-        model.fit([texts[at] for at in train], labels[train])
+        with warnings.catch_warnings():
+            # A rough model is enough to point at labels: it need not converge.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model.fit([texts[at] for at in train], labels[train])
         probs[np.ix_(rest, model.classes_)] = model.predict_proba([texts[at] for at in rest])
     guess = probs.argmax(axis=1)
     margin = probs[np.arange(len(texts)), guess] - probs[np.arange(len(texts)), labels]

@@ -19,8 +19,8 @@ POOL, NEWS_VALIDATION, NEWS_TEST = 6_000, 1_000, 1_000
 # The bytes of the tweets file were decoded and encoded wrongly several times over, and what got
 # lost on the way is "_". These sequences stand for one character each; emoji stay unreadable.
 _TWEETS = {
-    "‰Ûª": "’", "‰Û÷": "‘", "‰ÛÏ": "“", "‰Ûù": "”", "‰ÛÒ": "–", "‰ÛÓ": "—", "‰Û_": "…", "‰Û¢": "•",
-    "‰Û¥": "—",
+    "‰Ûª": "’", "‰Û÷": "‘", "‰ÛÏ": "“", "‰Ûù": "”", "‰ÛÒ": "–", "‰ÛÓ": "—",
+    "‰Û_": "…", "‰Û¢": "•", "‰Û¥": "—",
     "äó»": "’", "äó“": "“", "äóù": "”", "äóì": "“", "äó_": "—",
     "’¢_äŒÅ–": "“", "’¢_äŒÎù": "”", "’¢_äŒ_†¢": "’", "’¢_äŒ_—ù": "—", "’¢_äŒÎ": "…",
     "åÊ": " ",

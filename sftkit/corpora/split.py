@@ -126,7 +126,10 @@ def _quotas(pools: list[Any], size: Any, want: float) -> list[int]:
     quota[np.argsort(quota - exact, kind="stable")[:missing]] += 1
     # A class that can spare a row is in every split, even if its share is less than one row.
     spare = np.array([len(pool) >= 3 for pool in pools])
-    return np.where((quota == 0) & spare & (want > 0), 1, quota).tolist()
+    quota = np.where((quota == 0) & spare & (want > 0), 1, quota)
+    while quota.sum() > max(round(want), 1) and quota.max() > 1:
+        quota[quota.argmax()] -= 1
+    return quota.tolist()
 
 
 def _first_of_each_class(labels: Any, groups: Any, order: Any) -> set[int]:
