@@ -24,7 +24,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST, NEWEST = (3, 11), (3, 13)
-REMOVED = ("build", "dist", "__pycache__", ".coverage")
+REMOVED: tuple[str, ...] = ("build", "dist", "__pycache__", ".coverage")
 REMOVED += (".pytest_cache", ".ruff_cache", ".mypy_cache")
 KEPT = ("runs", "data/cache")
 WINDOWS = os.name == "nt"

@@ -28,6 +28,7 @@ FLOORS = [
     ["checkpoints"],
     ["evaluate"],
     ["checks"],
+    ["fit_settings"],
     ["fit"],
     ["course"],
     ["doctor"],

@@ -1,0 +1,93 @@
+"""How to train, where training is, and who is told: the settings and the state of `fit`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any, Protocol
+
+import torch
+
+from sftkit.errors import ParameterError
+from sftkit.optim import Schedule
+
+Evaluation = Callable[[torch.nn.Module], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How to train. Checked as a whole before anything starts."""
+
+    epochs: float = 3  # passes over the data; a fraction ends within a pass
+    max_steps: int | None = None  # optimizer steps, at most
+    lr: float = 2e-4  # the highest learning rate
+    optimizer: str = "adamw"
+    weight_decay: float = 0.01
+    head_lr_factor: float = 1.0  # learning rate of the head over that of the body
+    schedule: str = "linear"
+    warmup: float = 0.1  # share of the steps
+    clip: float | None = 1.0  # largest gradient norm
+    precision: str = "auto"  # auto (by measurement), fp32 or bf16
+    seed: int = 0  # of dropout; the order of the data has its own
+    evaluate_every: int | None = None  # optimizer steps; each epoch unless given
+    metric: str = "accuracy"  # higher is better; "-name" where lower is
+    patience: int | None = None  # stop after so many evaluations without a new best
+    keep_best: bool = False  # end with the best weights rather than with the last
+    save_every: int | None = None  # optimizer steps; each epoch unless given
+    keep: int = 2  # checkpoints
+
+    def __post_init__(self) -> None:
+        positive = {"epochs": self.epochs, "lr": self.lr, "keep": self.keep}
+        for name in ("max_steps", "evaluate_every", "save_every", "patience", "clip"):
+            if getattr(self, name) is not None:
+                positive[name] = getattr(self, name)
+        for name, value in positive.items():
+            if not value > 0:
+                raise ParameterError(f"{name}={value}.", "It must be above 0.")
+        if self.weight_decay < 0:
+            raise ParameterError(f"weight_decay={self.weight_decay}.", "It must be 0 or more.")
+        if self.precision not in ("auto", "fp32", "bf16"):
+            raise ParameterError(
+                f"precision={self.precision!r}.", "There are auto, fp32 and bf16."
+            )
+        Schedule(self.schedule, 1, self.warmup)  # refuses unknown names
+
+    @classmethod
+    def of(cls, options: dict[str, Any]) -> FitConfig:
+        """From keyword arguments; unknown names are refused with the list of known ones."""
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(options.keys() - known):
+            raise ParameterError(
+                f"fit does not know {', '.join(unknown)}.",
+                f"It knows {', '.join(sorted(known))}.",
+            )
+        return cls(**options)
+
+
+@dataclass
+class FitState:
+    """Where training is. All of it is in a checkpoint."""
+
+    step: int = 0  # optimizer steps done
+    history: list[dict[str, float]] = field(default_factory=list)  # one row per step
+    evaluations: list[dict[str, float]] = field(default_factory=list)
+    best: dict[str, float] | None = None  # the best evaluation so far
+    since_best: int = 0  # evaluations since then
+    stopped: str = ""  # why training ended before its last step
+
+    @property
+    def losses(self) -> list[float]:
+        """The mean loss of each optimizer step, in nats."""
+        return [row["loss"] for row in self.history]
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in optimizer steps, evaluation and saving left out."""
+        return sum(row["seconds"] for row in self.history)
+
+
+class Callback(Protocol):
+    """Told of each step and evaluation; sets ``state.stopped`` to end training."""
+
+    def on_step(self, model: torch.nn.Module, state: FitState) -> None: ...
+    def on_evaluate(self, model: torch.nn.Module, state: FitState) -> None: ...
