@@ -33,17 +33,18 @@ from benchmarks.contestants import (  # noqa: E402
 from sftkit.files import read_json, write_json  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "results" / "classification.json"
-SETTINGS = {"batch_size": 32, "lr": 2e-4, "epochs": 1, "max_length": 64, "model": "minilm"}
+SETTINGS: dict[str, Any] = {"batch_size": 32, "lr": 2e-4, "epochs": 1, "max_length": 64}
 GOALS = {"trainer-default": 2.5, "trainer-tuned": 1.2, "limit_share": 0.75}
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "numpy")
 
 
 def prepare(rows: int, test_rows: int, folder: Path) -> list[str]:
     """Encode the tweets once for all contestants. Returns the classes' names."""
-    from datasets import DatasetDict
+    from datasets import DatasetDict, disable_progress_bars
 
     from sftkit import corpora, encode, models
 
+    disable_progress_bars()
     corpus = corpora.load("tweets", limit=rows, seed=0)
     test = corpus["test"].shuffle(seed=0)
     corpus = DatasetDict(
@@ -82,7 +83,8 @@ def interval(values: list[float]) -> tuple[float, float, float] | None:
     if len(values) < 2:
         return None
     mean = statistics.fmean(values)
-    half = t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    quantile = float(t.ppf(0.975, len(values) - 1))
+    half = quantile * statistics.stdev(values) / math.sqrt(len(values))
     return mean, mean - half, mean + half
 
 
@@ -110,7 +112,7 @@ def summarize(runs: list[dict[str, Any]]) -> dict[str, Any]:
         }
         if name == "ours" or "ours" not in by_name:
             continue
-        ours, theirs = column("ours", "examples_per_second"), column(name, "examples_per_second")
+        ours, theirs = (column(n, "examples_per_second") for n in ("ours", name))
         paired = [a / b for a, b in zip(ours, theirs, strict=True)]
         gaps = zip(column("ours", "accuracy"), column(name, "accuracy"), strict=True)
         gap = interval([a - b for a, b in gaps])
@@ -152,10 +154,10 @@ def figure(result: dict[str, Any], path: Path) -> None:
     axes[0].set_yticks(range(len(names)), [CONTESTANTS[n] for n in names])
     fig.suptitle(title(result["summary"]), fontsize=11, fontweight="bold", x=0.01, ha="left")
     alt = f"{title(result['summary'])}. " + "; ".join(
-        f"{CONTESTANTS[n]} {result['summary'][n]['examples_per_second']:.0f} examples per second"
+        f"{CONTESTANTS[n]} {result['summary'][n]['examples_per_second']:.0f}"
         for n in names[::-1]
     )
-    result["figure"] = {"file": path.name, "alt": alt + "."}
+    result["figure"] = {"file": path.name, "alt": alt + " (examples per second)."}
     path.parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(path, metadata={"Software": None, "Description": alt})
 
@@ -215,7 +217,7 @@ def main(arguments: list[str] | None = None) -> None:
         classes = prepare(options.rows, options.test_rows, data)
         shared = SETTINGS | {"data": str(data), "classes": classes,
                              "warm_up": not options.quick, "quick": options.quick}  # fmt: skip
-        runs = []
+        runs: list[dict[str, Any]] = []
         for repetition in range(options.repetitions):
             for name in options.contestants:
                 job = shared | {"contestant": name, "seed": repetition}
@@ -229,8 +231,8 @@ def main(arguments: list[str] | None = None) -> None:
         "quick": options.quick,
         **machine(),
         "settings": SETTINGS | {
-            "data": "tweets", "rows": options.rows, "test_rows": options.test_rows,
-            "repetitions": options.repetitions,
+            "model": "minilm", "data": "tweets", "rows": options.rows,
+            "test_rows": options.test_rows, "repetitions": options.repetitions,
         },
         "configurations": {name: configuration(name, SETTINGS) for name in options.contestants},
         "same_mathematics": SAME_MATHEMATICS,

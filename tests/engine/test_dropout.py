@@ -129,6 +129,7 @@ def test_fit_uses_it(monkeypatch):
     drawn = []
     original = cheap.keep_mask
     monkeypatch.setattr(cheap, "keep_mask", lambda s, p: drawn.append(p) or original(s, p))
-    fit(tiny.model(dropout=0.2), Batches(tiny.examples(8), 8), losses.classification(), epochs=1)
+    batches = Batches(tiny.examples(8), 8)
+    fit(tiny.model(dropout=0.2), batches, losses.classification(), epochs=1)
     # embeddings, and in each of 2 blocks: attention, its output, feed-forward; the head
     assert len(drawn) == 1 + 2 * 3 + 1

@@ -1,0 +1,220 @@
+"""Write the README's numbers from the records, so that none is typed by hand.
+
+    python benchmarks/readme.py            # rewrite the marked parts of README.md
+    python benchmarks/readme.py --check    # fail if they differ from the records
+
+A part lies between ``<!-- results:classification -->`` and ``<!-- /results -->``, or between
+``<!-- bench:classification -->`` and ``<!-- /bench -->``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import statistics
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.campaign import RECORDS, read_records  # noqa: E402
+from benchmarks.classification import RESULT  # noqa: E402
+from benchmarks.contestants import CONTESTANTS, SAME_MATHEMATICS  # noqa: E402
+from sftkit.errors import ParameterError  # noqa: E402
+from sftkit.files import read_json, write_text  # noqa: E402
+
+README = ROOT / "README.md"
+MODELS = {"svm": "TF-IDF + linear SVM", "frozen": "frozen encoder", "tuned": "fine-tuned"}
+# Lin et al. 2021, "BertGCN: Transductive Text Classification by Combining GCN and BERT",
+# table of results, row BERT (base).
+PUBLISHED = {"reuters-r8": 97.8, "reuters-r52": 96.4, "newsgroups": 85.3}
+NOTHING_YET = "*No records yet.* `{}` makes them.\n"
+
+Record = dict[str, Any]
+
+
+def results_part(records: Sequence[Record]) -> str:
+    """Accuracy on each data set, the label curve, and the machine that it came from."""
+    if not records:
+        return NOTHING_YET.format("python benchmarks/campaign.py")
+    parts = []
+    full = [r for r in records if r["group"] == "benchmarks"]
+    curve = [r for r in records if r["group"] == "label-curve"]
+    if full:
+        parts += [
+            "Test accuracy in percent. With several seeds: their mean, and in brackets the "
+            "smallest and the largest. With one seed: the 95 % bootstrap interval.\n",
+            _results_table(full),
+        ]
+    if curve:
+        parts += ["The same on tweets, by the number of labelled examples:\n", _curve(curve)]
+    parts.append(_provenance(records))
+    return "\n".join(parts)
+
+
+def _results_table(records: Sequence[Record]) -> str:
+    by_data = _grouped(records, lambda r: r["parameters"]["data"])
+    rows = []
+    for data, runs in by_data.items():
+        minutes = statistics.median(r["timings"]["seconds"] for r in runs) / 60
+        labels = max(r["metrics"]["train_rows"] for r in runs)
+        rows.append(
+            [data, f"{labels:,}", str(len(runs)), *(percent(runs, key) for key in MODELS)]
+            + [f"{PUBLISHED[data]:.1f}" if data in PUBLISHED else "", f"{minutes:.0f}"]
+        )
+    header = ["data", "labels", "seeds", *MODELS.values(), "BERT-base, published", "minutes"]
+    note = (
+        "Published: Lin et al. 2021 (BertGCN), a model five times as large. Minutes are those "
+        "of the whole notebook, baselines included.\n"
+    )
+    return f"{markdown(header, rows)}\n{note}"
+
+
+def _curve(records: Sequence[Record]) -> str:
+    by_limit = _grouped(records, lambda r: r["parameters"]["limit"])
+    rows = [
+        [f"{limit:,}", str(len(runs)), *(percent(runs, key) for key in MODELS)]
+        for limit, runs in sorted(by_limit.items())
+    ]
+    return markdown(["labels", "seeds", *MODELS.values()], rows)
+
+
+def percent(runs: Sequence[Record], key: str) -> str:
+    """``"79.4 (79.1 to 79.8)"``: mean and range over seeds, or value and interval of one."""
+    found = [r["metrics"][key]["accuracy"] for r in runs]
+    values = [100 * accuracy["value"] for accuracy in found]
+    low, high = min(values), max(values)
+    if len(values) == 1:
+        low, high = 100 * found[0]["low"], 100 * found[0]["high"]
+    return f"{statistics.fmean(values):.1f} ({low:.1f} to {high:.1f})"
+
+
+def _provenance(records: Sequence[Record]) -> str:
+    machines = sorted({_machine(r["machine"]) for r in records})
+    versions = sorted({f"torch {r['versions']['torch']}" for r in records})
+    first, last = min(r["date"] for r in records), max(r["date"] for r in records)
+    when = first if first == last else f"{first} to {last}"
+    return (
+        f"{len(records)} runs of notebook 07, {when}, {', '.join(versions)}, on "
+        f"{'; '.join(machines)}. Again: `python benchmarks/campaign.py`.\n"
+    )
+
+
+def _machine(facts: Mapping[str, Any]) -> str:
+    name = facts.get("processor") or facts.get("device_name")
+    return f"{name} ({facts['threads']} threads)"
+
+
+def bench_part(result: Record | None) -> str:
+    """Our loop against Trainer: speed, accuracy, memory, distance to the machine's limit."""
+    if result is None:
+        return NOTHING_YET.format("python benchmarks/classification.py")
+    summary, settings = result["summary"], result["settings"]
+    rows = [_bench_row(name, summary[name]) for name in CONTESTANTS if name in summary]
+    header = ["", "examples/s", "ours is … times as fast", "accuracy, %", "peak memory, GB",
+              "of machine's limit, %"]  # fmt: skip
+    same = [n for n in SAME_MATHEMATICS if n in summary]
+    machine, repetitions = result["machine"], settings["repetitions"]
+    return "\n".join([
+        f"MiniLM on {settings['rows']:,} tweets, {settings['epochs']} epoch, batches of "
+        f"{settings['batch_size']}, float32, {repetitions} repetition"
+        f"{'s' * (repetitions != 1)} in turns with as many seeds: medians of speed, in "
+        "brackets the smallest and the largest ratio within a repetition; mean accuracy on "
+        f"{settings['test_rows']:,} test tweets with its 95 % interval over seeds.\n",
+        markdown(header, rows),
+        f"The first {len(same)} do the same mathematics. The limit is the speed of float32 "
+        "matrix products at the same shapes, measured after each run. "
+        f"{_goals(result)}Measured {result['date']} with torch "
+        f"{result['versions']['torch']} and transformers {result['versions']['transformers']} "
+        f"on {_machine(machine)}, which gives {machine['gflops_float32']:.0f} GFLOP/s. "
+        "Again: `python benchmarks/classification.py`.\n",
+    ])  # fmt: skip
+
+
+def _bench_row(name: str, entry: Record) -> list[str]:
+    over, spread = entry.get("ours_over_this"), entry["accuracy_interval"]
+    ratio = "" if over is None else (
+        f"{over['ratio_of_medians']:.2f} ({over['paired_ratio_min']:.2f} to "
+        f"{over['paired_ratio_max']:.2f})"
+    )  # fmt: skip
+    accuracy = f"{100 * entry['accuracy']:.1f}"
+    accuracy += f" ± {100 * (spread[2] - spread[0]):.1f}" if spread else ""
+    speed = f"{entry['examples_per_second']:.1f}"
+    memory = f"{entry['peak_memory_mb'] / 1e3:.2f}"
+    share = f"{100 * entry['limit_share']:.0f}"
+    return [CONTESTANTS[name], speed, ratio, accuracy, memory, share]
+
+
+def _goals(result: Record) -> str:
+    """Which goals were reached, and which were missed by how much."""
+    found = []
+    for name in ("trainer-default", "trainer-tuned"):
+        over = result["summary"].get(name, {}).get("ours_over_this")
+        if over:
+            found.append((f"{CONTESTANTS[name]}, ratio", over["ratio_of_medians"],
+                          result["goals"][name]))  # fmt: skip
+    if "ours" in result["summary"]:
+        share = result["summary"]["ours"]["limit_share"]
+        found.append(("share of the limit", share, result["goals"]["limit_share"]))
+    if not found:
+        return ""
+    told = "; ".join(
+        f"{what} {value:.2f}, goal {goal} ({'reached' if value >= goal else 'missed'})"
+        for what, value, goal in found
+    )
+    return f"Goals: {told}. "
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def _grouped(records: Iterable[Record], key: Any) -> dict[Any, list[Record]]:
+    groups: dict[Any, list[Record]] = {}
+    for record in records:
+        groups.setdefault(key(record), []).append(record)
+    return groups
+
+
+def put(text: str, kind: str, name: str, content: str) -> str:
+    """The text with the part between the markers of ``kind:name`` replaced.
+
+    Raises:
+        ParameterError: When the markers are not there exactly once.
+    """
+    start, end = f"<!-- {kind}:{name} -->", f"<!-- /{kind} -->"
+    pattern = re.compile(f"({re.escape(start)}\n).*?({re.escape(end)})", re.DOTALL)
+    new, count = pattern.subn(lambda m: m[1] + content + m[2], text)
+    if count != 1:
+        raise ParameterError(
+            f"README.md has {count} parts between {start} and {end}.", "There must be one."
+        )
+    return new
+
+
+def updated(text: str, records: Path = RECORDS, result: Path = RESULT) -> str:
+    """The README with both parts as the records give them."""
+    text = put(text, "results", "classification", results_part(read_records(records)))
+    bench = read_json(result) if result.is_file() else None
+    return put(text, "bench", "classification", bench_part(bench))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if stale")
+    options = parser.parse_args(arguments)
+    before = README.read_text(encoding="utf-8")
+    after = updated(before)
+    if options.check and before != after:
+        sys.exit("README.md differs from the records: run python benchmarks/readme.py")
+    if not options.check:
+        write_text(README, after)
+
+
+if __name__ == "__main__":
+    main()

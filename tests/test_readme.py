@@ -1,0 +1,103 @@
+"""The README's numbers are those of the records."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from benchmarks import readme
+from benchmarks.campaign import as_record, jobs
+from benchmarks.classification import summarize
+from sftkit.errors import ParameterError
+from tests.test_benchmarks import RESULT, measured
+
+TEMPLATE = """# A title
+
+<!-- results:classification -->
+old
+<!-- /results -->
+
+between
+
+<!-- bench:classification -->
+<!-- /bench -->
+
+end
+"""
+
+
+def with_accuracy(job, value):
+    result = json.loads(json.dumps(RESULT))
+    result["metrics"]["tuned"]["accuracy"] = {
+        "value": value, "low": value - 0.01, "high": value + 0.01,
+    }  # fmt: skip
+    return as_record(job, result) | {
+        "machine": {"processor": "A processor", "threads": 2, "cores": 2}
+    }
+
+
+@pytest.fixture
+def records():
+    plan = jobs()
+    r8 = [j for j in plan if j.parameters["data"] == "reuters-r8"]
+    r52 = [j for j in plan if j.parameters["data"] == "reuters-r52"]
+    curve = [j for j in plan if j.group == "label-curve"][:2]
+    values = [(r8[0], 0.97), (r8[1], 0.98), (r8[2], 0.978), (r52[0], 0.95)]
+    return [with_accuracy(j, v) for j, v in [*values, (curve[0], 0.6), (curve[1], 0.65)]]
+
+
+@pytest.fixture
+def bench():
+    runs = [measured("ours", s, 50 + s, 0.7) for s in range(3)]
+    runs += [measured("trainer-default", s, 20, 0.70 + s / 100) for s in range(3)]
+    runs += [measured("trainer-tuned", s, 45, 0.7) for s in range(3)]
+    return {
+        "date": "2026-01-02",
+        "settings": {"rows": 2000, "epochs": 1, "batch_size": 32, "repetitions": 3,
+                     "test_rows": 1000},
+        "summary": summarize(runs),
+        "machine": {"device_name": "A processor", "threads": 2, "gflops_float32": 170.4},
+        "versions": {"torch": "2.13.0", "transformers": "5.23.0"},
+        "goals": {"trainer-default": 2.5, "trainer-tuned": 1.2, "limit_share": 0.75},
+    }  # fmt: skip
+
+
+def test_results_are_means_ranges_and_intervals(records):
+    part = readme.results_part(records)
+    assert "| 97.6 (97.0 to 98.0) | 97.8 |" in part  # three seeds: the range; then published
+    assert "| 95.0 (94.0 to 96.0) | 96.4 |" in part  # one seed: its interval
+    assert "| reuters-r8 | 100 | 3 |" in part
+    assert "| 100 | 1 |" in part and "| 300 | 1 |" in part  # the curve
+    assert "6 runs of notebook 07, 2026-01-02, torch 2.13.0, on A processor (2 threads)" in part
+
+
+def test_bench_tells_ratios_and_goals(bench):
+    part = readme.bench_part(bench)
+    assert "| Trainer, its defaults | 20.0 | 2.55 (2.50 to 2.60) | 71.0 ± 2.5 |" in part
+    assert "ratio 2.55, goal 2.5 (reached)" in part
+    assert "ratio 1.13, goal 1.2 (missed)" in part
+    assert "A processor (2 threads), which gives 170 GFLOP/s" in part
+
+
+def test_both_parts_are_put_in_and_nothing_else_changes(tmp_path, records, bench):
+    runs, result = tmp_path / "runs.json", tmp_path / "bench.json"
+    runs.write_text(json.dumps({"runs": records}))
+    result.write_text(json.dumps(bench))
+    new = readme.updated(TEMPLATE, runs, result)
+    assert "old" not in new and new.startswith("# A title\n\n<!-- results") and "between" in new
+    assert readme.results_part(records) in new and readme.bench_part(bench) in new
+    assert readme.updated(new, runs, result) == new
+    empty = readme.updated(TEMPLATE, tmp_path / "none", tmp_path / "none")
+    assert empty.count("*No records yet.*") == 2
+
+
+@pytest.mark.parametrize("text", ["no marker", TEMPLATE + TEMPLATE])
+def test_missing_or_repeated_markers_are_refused(text):
+    with pytest.raises(ParameterError, match="There must be one"):
+        readme.put(text, "results", "classification", "x")
+
+
+def test_the_readme_here_is_up_to_date():
+    text = readme.README.read_text(encoding="utf-8")
+    assert readme.updated(text) == text, "run: python benchmarks/readme.py"
