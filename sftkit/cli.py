@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb("data", _data, "report on a data set: an embedded one, a file, a folder, hub:ID")
     sub.add_argument("data", metavar="NAME_OR_PATH")
     sub.add_argument("--text", default="text", metavar="COLUMN")
+    sub.add_argument("--text-pair", metavar="COLUMN", help="the second text of pairs")
     sub.add_argument("--label", default="label", metavar="COLUMN")
     sub.add_argument("--model", default="minilm", help="whose tokens are counted")
     sub.add_argument("--max-length", type=int, default=128, metavar="TOKENS")
@@ -141,7 +142,8 @@ def _assets(options: argparse.Namespace) -> int:
 def _data(options: argparse.Namespace) -> int:
     from sftkit import checks, corpora, models
 
-    loaded = corpora.load(options.data, text=options.text, label=options.label)
+    columns = {"text": options.text, "text_pair": options.text_pair, "label": options.label}
+    loaded = corpora.load(options.data, **columns)
     _, tokenizer = models.load(options.model, loaded["train"].features["label"].names)
     print(checks.data_report(loaded, tokenizer, options.max_length))
     return 0

@@ -52,6 +52,9 @@ from pathlib import Path
 
 (Path.cwd() / "left-behind.txt").write_text("x");
 
+# %% tags=["nbval-ignore-output"]
+print(sys.prefix + "/bin", {sys.prefix + "/lib"})
+
 # %% tags=["where"]
 sys.executable if n == 4 else ""
 """
@@ -96,6 +99,7 @@ def test_outputs_are_kept_and_what_varies_is_not(course: Path) -> None:
     assert streams == {"stdout": "to stdout 3\nagain 1\n", "stderr": "to stderr\n"}
     assert code[2].outputs[0].metadata["image/png"]["alt"] == "one pixel"
     assert [o.data for o in code[3].outputs] == [{"text/plain": build.WIDGET_NOTE}]
+    assert code[-2].outputs[0].text == "…/bin {'…/lib'}\n"
     assert notebook.metadata.language_info == build.LANGUAGE
     assert set(notebook.metadata) == {"kernelspec", "language_info", "sftkit"}
     assert notebook.metadata.sftkit.hashes.source == build.hashes_of(notebook)["source"]

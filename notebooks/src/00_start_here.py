@@ -62,7 +62,17 @@ from math import log
 
 from sftkit.teach.show import table
 
-words = ["Translate", "to", "French", ":", "green", "cheese", "fromage", "vert", "<end>"]
+words = [
+    "Translate",
+    "to",
+    "French",
+    ":",
+    "green",
+    "cheese",
+    "fromage",
+    "vert",
+    "<end>",
+]
 probs = [0.01, 0.30, 0.05, 0.40, 0.01, 0.02, 0.50, 0.80, 0.90]  # of the right word
 question = words.index("fromage")  # the answer begins here
 
@@ -169,14 +179,21 @@ before = evaluate.predict(net, validation).accuracy
 batches = Batches(train, batch_size=32, seed=seed)
 state = fit(net, batches, losses.classification(), epochs=epochs, lr=lr, seed=seed)
 after = evaluate.predict(net, validation).accuracy
-print(f"{state.step} steps; right on validation: {before:.1%} before, {after:.1%} after")
+print(
+    f"{state.step} steps; right on validation: {before:.1%} before, {after:.1%} after"
+)
 
 # %%
 assert after > majority, "fine-tuning should beat the constant answer"
-examples = ["thank you so much for the quick help!", "my bag is lost and nobody answers"]
+examples = [
+    "thank you so much for the quick help!",
+    "my bag is lost and nobody answers",
+]
 rows = [
     [text, *(f"{p:.2f}" for p in answer.values())]
-    for text, answer in zip(examples, evaluate.classify(net, tokenizer, examples), strict=True)
+    for text, answer in zip(
+        examples, evaluate.classify(net, tokenizer, examples), strict=True
+    )
 ]
 table(rows, ["text", *labels])
 
@@ -223,7 +240,10 @@ check(
             lambda p, m: masked_loss_solution(p, m) * sum(m) / len(p),
             "You divide by all words. Divide by the number of judged ones.",
         ),
-        (lambda p, m: masked_loss_solution(p, m) * sum(m), "That is the sum; divide it."),
+        (
+            lambda p, m: masked_loss_solution(p, m) * sum(m),
+            "That is the sum; divide it.",
+        ),
         (lambda p, m: -masked_loss_solution(p, m), "The sign: it is minus log p."),
     ],
 )
@@ -261,7 +281,10 @@ check(
     [(chat,), ([*chat, ("assistant", ["bye", "bye"])],), ([("user", [])],)],
     [
         (without_end, "The assistant must also learn to stop: judge its <end>."),
-        (lambda t: [1] * len(chat_mask_solution(t)), "That is pretraining: all is judged."),
+        (
+            lambda t: [1] * len(chat_mask_solution(t)),
+            "That is pretraining: all is judged.",
+        ),
         (lambda t: [1 - m for m in chat_mask_solution(t)], "You judge the user."),
     ],
 )

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-import sys
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sftkit.course import hashes, notebooks
 from sftkit.course.build import hashes_of
+from sftkit.course.kernel import machine_paths
 from sftkit.course.parameters import fill, parse
 from sftkit.errors import SftError
-from sftkit.files import project_folder
 
 LINE = 88  # characters of a code line
 CELL, LONG_CELL = 25, 15  # lines of code: refused above the first, remarked above the second
@@ -201,16 +199,12 @@ def _output(output: Any) -> list[str]:
             found.append("a picture without alt text: show it with sftkit.teach.show.figure")
     text = json.dumps({k: v for k, v in data.items() if k not in PICTURES}, ensure_ascii=False)
     found += _markdown(data.get("text/markdown", "")) + _markdown(data.get("text/html", ""))
-    found += [f"a path of this machine in the outputs: {p}" for p in _machine() if p in text]
+    found += [
+        f"a path of this machine in the outputs: {p}/"
+        for p in machine_paths()
+        if f"{p}/" in text
+    ]
     return found
-
-
-def _machine() -> list[str]:
-    """Paths that exist on this machine alone."""
-    folders = [Path.home(), Path(sys.prefix), Path(tempfile.gettempdir())]
-    if root := project_folder():
-        folders.append(root)
-    return sorted({f"{folder}/" for folder in folders if str(folder) != folder.anchor})
 
 
 def _first_line(source: str) -> str:

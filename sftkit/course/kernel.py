@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,15 @@ def manager_class(progress_file: Path | None = None) -> type:
             return spec
 
     return ThisInterpreter
+
+
+def machine_paths() -> list[str]:
+    """Folders of this machine that no committed output should name, longest first."""
+    folders = [Path.home(), Path(sys.prefix), Path(tempfile.gettempdir())]
+    if root := project_folder():
+        folders.append(root)
+    names = {str(folder) for folder in folders if str(folder) != folder.anchor}
+    return sorted(names, key=len, reverse=True)
 
 
 def options(folder: Path, progress_file: Path | None = None) -> dict[str, Any]:
