@@ -14,10 +14,16 @@ import pytest
 from sftkit.files import read_json
 
 ROOT = Path(__file__).resolve().parent.parent
-PARAMETERS = (
-    "limit=240 epochs=4 lr=0.0005 validation_rows=100 test_rows=100 hand_steps=0 "
-    "fit_head_first=false max_length=32"
-).split()
+PARAMETERS = [
+    "limit=240",
+    "epochs=4",
+    "lr=0.0005",
+    "validation_rows=100",
+    "test_rows=100",
+    "hand_steps=0",
+    "fit_head_first=false",
+    "max_length=32",
+]
 
 
 def command(store: Path, *more: str) -> list[str]:

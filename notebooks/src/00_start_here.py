@@ -107,21 +107,20 @@ for name, mask in [("pretraining", pretraining), ("SFT", sft)]:
 #
 # Numbers are fixed. Where there is a link, the notebook exists.
 #
-# | | notebook | | notebook | | notebook |
-# |---|---|---|---|---|---|
-# | | **I · From the loss to a training loop** | | **II · One task each** | | **III · Doing it well** |
-# | 00 | Start here (this one) | 07 | [Text classification](07_text_classification.ipynb) | 16 | What to train: freezing, LoRA |
-# | 01 | Loss | 08 | Evaluation | 17 | Schedules and regularization |
-# | 02 | Gradient descent | 09 | Named entities | 18 | Imbalance and augmentation |
-# | 03 | Tokenization | 10 | Question answering | 19 | Hyper-parameter search |
-# | 04 | Transformer | 11 | Translation | 20 | Few examples |
-# | 05 | Pretraining | 12 | Summarization | 21 | Several tasks |
-# | 06 | Training loop | 13 | Instruction tuning | 22 | Smaller models |
-# | | | 14 | Images | 23 | More machines |
-# | | | 15 | Speech | 24 | Failure gallery |
-# | | | | | 25 | Looking inside |
-# | | | | | 26 | Data quality |
-# | | | | | 27 | Your own project |
+# | I · From the loss to a training loop | II · One task each | III · Doing it well |
+# |---|---|---|
+# | 00 Start here (this one) | [07 Text classification](07_text_classification.ipynb) | 16 What to train |
+# | 01 Loss | 08 Evaluation | 17 Schedules and regularization |
+# | 02 Gradient descent | 09 Named entities | 18 Imbalance and augmentation |
+# | 03 Tokenization | 10 Question answering | 19 Hyper-parameter search |
+# | 04 Transformer | 11 Translation | 20 Few examples |
+# | 05 Pretraining | 12 Summarization | 21 Several tasks |
+# | 06 Training loop | 13 Instruction tuning | 22 Smaller models |
+# |   | 14 Images | 23 More machines |
+# |   | 15 Speech | 24 Failure gallery |
+# |   |   | 25 Looking inside |
+# |   |   | 26 Data quality |
+# |   |   | 27 Your own project |
 #
 # In a hurry, with data of your own? Go to 07 and give it your file:
 # `sftkit run 07 -p data=reviews.csv`.

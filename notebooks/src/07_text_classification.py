@@ -23,7 +23,7 @@
 # - say how much better it is, with an interval;
 # - tell when **not** to fine-tune.
 #
-# **Time** on 2 cores without GPU: about 6 minutes. **Before this**: Python, and what a
+# **Time**: about 6 minutes on 2 cores, without GPU. **Before this**: Python, and what a
 # loss is. **Your own data**: `sftkit run 07 -p data=my.csv -p text=review -p label=stars`.
 
 # %% tags=["parameters"]
@@ -53,18 +53,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import f1_score
-from sklearn.pipeline import make_pipeline
-from sklearn.svm import LinearSVC
-
 from sftkit import corpora, data_report, device, encode, evaluate, losses, models
 from sftkit.batches import Batches, Examples, padding_share
 from sftkit.course import committed_records, record
 from sftkit.evaluate import Predictions, predict
 from sftkit.fit import fit
 from sftkit.teach import exercises, show, widgets
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
+from sklearn.pipeline import make_pipeline
+from sklearn.svm import LinearSVC
 
 started = time.perf_counter()
 
@@ -87,7 +86,8 @@ if test_rows:
 names = corpus["train"].features["label"].names
 C = len(names)
 show.table(
-    [(split, len(rows)) for split, rows in corpus.items()], ("split", "rows"),
+    [(split, len(rows)) for split, rows in corpus.items()],
+    ("split", "rows"),
     f"{data}: {C} classes, {', '.join(names[:8])}{' …' if C > 8 else ''}",
 )
 
@@ -106,8 +106,12 @@ report.show()
 
 # %%
 show.table(
-    [(row["text"][:110], names[row["label"]]) for row in corpus["train"].select(range(6))],
-    ("text", "label"), "Six training examples",
+    [
+        (row["text"][:110], names[row["label"]])
+        for row in corpus["train"].select(range(6))
+    ],
+    ("text", "label"),
+    "Six training examples",
 )
 
 # %% [markdown]
@@ -119,11 +123,18 @@ show.table(
 # A weak baseline is a false claim. So this one is tuned: two ranges of n-grams times six
 # penalties, chosen on the validation split.
 
+
 # %%
 def texts_of(split):
-    pairs = corpus[split]["text_pair"] if "text_pair" in corpus[split].features else None
+    pairs = (
+        corpus[split]["text_pair"] if "text_pair" in corpus[split].features else None
+    )
     first = list(corpus[split]["text"])
-    return first if pairs is None else [f"{a} {b}" for a, b in zip(first, pairs, strict=True)]
+    return (
+        first
+        if pairs is None
+        else [f"{a} {b}" for a, b in zip(first, pairs, strict=True)]
+    )
 
 
 def labels_of(split):
@@ -146,11 +157,15 @@ def tune(candidates, fit_and_predict):
 
 
 begin = time.perf_counter()
-grid = [(ngrams, penalty) for ngrams in (1, 2) for penalty in (0.03, 0.1, 0.3, 1, 3, 10)]
+grid = [
+    (ngrams, penalty) for ngrams in (1, 2) for penalty in (0.03, 0.1, 0.3, 1, 3, 10)
+]
 train_texts, validation_texts = texts_of("train"), texts_of("validation")
 best_svm, svm_scores = tune(
     grid,
-    lambda *c: tfidf_svm(*c).fit(train_texts, labels_of("train")).predict(validation_texts),
+    lambda *c: (
+        tfidf_svm(*c).fit(train_texts, labels_of("train")).predict(validation_texts)
+    ),
 )
 svm_seconds = time.perf_counter() - begin
 print(f"best of {len(grid)}: n-grams up to {best_svm[0]}, C = {best_svm[1]}")
@@ -174,7 +189,9 @@ ids = encoded["train"][0]["input_ids"]
 print("text    ", corpus["train"][0]["text"][:76])
 print("tokens  ", " ".join(tokenizer.convert_ids_to_tokens(ids))[:76])
 print("ids     ", " ".join(map(str, ids))[:76])
-print("label   ", encoded["train"][0]["labels"], "=", names[encoded["train"][0]["labels"]])
+print(
+    "label   ", encoded["train"][0]["labels"], "=", names[encoded["train"][0]["labels"]]
+)
 
 # %% [markdown]
 # The features do not change while the encoder is frozen. So they are computed once and kept
@@ -196,7 +213,8 @@ best_frozen, frozen_scores = tune(
     penalties, lambda penalty: regression(penalty).predict(features["validation"])
 )
 frozen_seconds = time.perf_counter() - begin
-print(f"features: {features['train'].shape}, best of {len(penalties)}: C = {best_frozen[0]}")
+width = features["train"].shape[1]
+print(f"{width} features; best of {len(penalties)}: C = {best_frozen[0]}")
 print(f"validation accuracy {frozen_scores[best_frozen]:.3f}")
 
 # %% [markdown]
@@ -211,6 +229,7 @@ print(f"validation accuracy {frozen_scores[best_frozen]:.3f}")
 #
 # A model that knows nothing gives each class $1/C$, so the first loss should be near
 # $\log C$. Here is the whole of it: a `Dataset`, a `DataLoader`, AdamW, a loop.
+
 
 # %%
 class Texts(torch.utils.data.Dataset):
@@ -240,6 +259,7 @@ def collate(pairs):
 # loops number by number, the comparison runs without dropout, with the same batches, and
 # at a constant rate.
 
+
 # %%
 def fresh_model():
     return models.load(model, names, head=head, train=train, seed=seed, dropout=0.0)[0]
@@ -250,6 +270,9 @@ if encoded["train"].features.get("token_type_ids"):
 batches = Batches(examples["train"], batch_size, seed=seed)
 hand_steps = min(hand_steps, len(batches))
 batch_rows = [rows.tolist() for rows in batches.order(0)[:hand_steps]]
+print(f"{hand_steps} steps; log C = {math.log(C):.3f}")
+
+# %%
 hand_losses = []
 if hand_steps:
     hand = fresh_model()
@@ -268,7 +291,6 @@ if hand_steps:
         optimizer.zero_grad()
         hand_losses.append(loss.item())
     print("losses", " ".join(f"{x:.3f}" for x in hand_losses))
-    print(f"log C  {math.log(C):.3f}")
 
 # %% [markdown]
 # ## 5. The same with `sftkit.fit`, and with `Trainer`
@@ -279,8 +301,15 @@ if hand_steps:
 fit_losses = []
 if hand_steps:
     state = fit(
-        fresh_model(), batches, losses.classification(), max_steps=hand_steps,
-        lr=lr, schedule="constant", warmup=0, weight_decay=0.0, precision="fp32",
+        fresh_model(),
+        batches,
+        losses.classification(),
+        max_steps=hand_steps,
+        lr=lr,
+        schedule="constant",
+        warmup=0,
+        weight_decay=0.0,
+        precision="fp32",
     )
     fit_losses = state.losses
 
@@ -288,33 +317,53 @@ if hand_steps:
 # `Trainer` is the loop that most people use. It shuffles by itself, so it gets the rows in
 # the order of our batches and the order to keep it.
 
+
+# %%
+def collate_rows(rows):
+    """Numbers of rows to the tensors that Trainer passes on."""
+    batch = examples["train"].batch(rows)
+    return losses.model_inputs(batch) | {"labels": batch["labels"]}
+
+
+def mean_loss(output, y, num_items_in_batch=None):
+    return torch.nn.functional.cross_entropy(output.logits, y)
+
+
+def trainer_arguments():
+    from transformers import TrainingArguments
+
+    return TrainingArguments(
+        output_dir="trainer",
+        max_steps=hand_steps,
+        learning_rate=lr,
+        per_device_train_batch_size=batch_size,
+        train_sampling_strategy="sequential",
+        lr_scheduler_type="constant",
+        weight_decay=0.0,
+        logging_steps=1,
+        **dict(save_strategy="no", report_to="none", disable_tqdm=True),
+        **dict(remove_unused_columns=False, use_cpu=True),
+    )
+
+
 # %%
 trainer_losses = []
 if hand_steps:
-    from transformers import Trainer, TrainingArguments
+    from transformers import Trainer
     from transformers.trainer_callback import PrinterCallback
-    from transformers.utils.logging import set_verbosity_error
 
-    set_verbosity_error()
-    arguments = TrainingArguments(
-        output_dir="trainer", max_steps=hand_steps, learning_rate=lr,
-        per_device_train_batch_size=batch_size, train_sampling_strategy="sequential",
-        lr_scheduler_type="constant", weight_decay=0.0, max_grad_norm=1.0, use_cpu=True,
-        logging_steps=1, save_strategy="no", report_to="none", disable_tqdm=True,
-        remove_unused_columns=False,
-    )
     trainer = Trainer(
-        fresh_model(), arguments,
+        fresh_model(),
+        trainer_arguments(),
         train_dataset=[row for rows in batch_rows for row in rows],
-        data_collator=lambda rows: losses.model_inputs(examples["train"].batch(rows))
-        | {"labels": torch.from_numpy(examples["train"].columns["labels"][rows])},
-        compute_loss_func=lambda output, y, num_items_in_batch=None: (
-            torch.nn.functional.cross_entropy(output.logits, y)
-        ),
+        data_collator=collate_rows,
+        compute_loss_func=mean_loss,
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     trainer_losses = [r["loss"] for r in trainer.state.log_history if "loss" in r]
+    print("losses", " ".join(f"{x:.3f}" for x in trainer_losses))
+
 
 # %%
 def largest_error(a, b):
@@ -324,7 +373,9 @@ def largest_error(a, b):
 def proof(what, error, tolerance):
     power = math.ceil(math.log10(error)) if error > 0 else -17
     verdict = "ok" if error <= tolerance else "DIFFERENT"
-    print(f"{what:32} max |error| < 1e{power:03d}   tolerance {tolerance:.0e}   {verdict}")
+    print(
+        f"{what:32} max |error| < 1e{power:03d}   tolerance {tolerance:.0e}   {verdict}"
+    )
     assert error <= tolerance, what
 
 
@@ -340,9 +391,12 @@ if hand_steps:
 # %%
 shuffled = Batches(examples["train"], batch_size, by_length=False)
 show.table(
-    [("random batches", 100 * padding_share(shuffled)),
-     ("batches by length", 100 * padding_share(batches))],
-    ("", "padding, % of positions"), digits=1,
+    [
+        ("random batches", 100 * padding_share(shuffled)),
+        ("batches by length", 100 * padding_share(batches)),
+    ],
+    ("", "padding, % of positions"),
+    digits=1,
 )
 
 # %% [markdown]
@@ -384,11 +438,17 @@ state = fit(
     evaluate=evaluate.evaluation(watched),
     folder=Path(out) / "checkpoints" if out else None,
     resume=resume,
-    epochs=epochs, lr=lr, seed=seed, keep_best=True, keep=1, label="fine-tuning",
+    epochs=epochs,
+    lr=lr,
+    seed=seed,
+    keep_best=True,
+    keep=1,
+    label="fine-tuning",
 )
 fit_seconds = state.seconds
 speed = sum(r["examples"] for r in state.history) / fit_seconds
-print(f"best validation accuracy {state.best['accuracy']:.3f} at step {state.best['step']:.0f}")
+best = state.best
+print(f"best validation accuracy {best['accuracy']:.3f} at step {best['step']:.0f}")
 
 # %% [markdown]
 # Did it learn? The loss must have fallen, and the accuracy must beat the model that always
@@ -397,7 +457,9 @@ print(f"best validation accuracy {state.best['accuracy']:.3f} at step {state.bes
 # %%
 tenth = max(1, len(state.losses) // 10)
 first_loss, last_loss = np.mean(state.losses[:tenth]), np.mean(state.losses[-tenth:])
-majority = float(np.mean(labels_of("validation") == np.bincount(labels_of("train")).argmax()))
+majority = float(
+    np.mean(labels_of("validation") == np.bincount(labels_of("train")).argmax())
+)
 print(f"loss of the first tenth {first_loss:.3f}, of the last tenth {last_loss:.3f}")
 print(f"accuracy of always the most frequent class: {majority:.3f}")
 assert last_loss < first_loss, "the loss did not fall: is the learning rate right?"
@@ -416,6 +478,7 @@ show.figure(*evaluate.training_figure(state.losses, state.evaluations, math.log(
 #
 # Only now the test split, once for each model.
 
+
 # %%
 def as_logits(scores):
     """Decision values (N,) of two classes, or (N, C), as (N, C)."""
@@ -431,24 +494,26 @@ found = {
     "frozen encoder + regression": Predictions(as_logits(frozen_test), y),
     "fine-tuned": predict(encoder, examples["test"]),
 }
-reports = {
-    name: evaluate.classification_report(p, names) for name, p in found.items()
-}
+reports = {name: evaluate.classification_report(p, names) for name, p in found.items()}
 
 # %%
 show.table(
-    [(name, *(100 * x for x in r.values["accuracy"]), 100 * r.values["macro F1"][0])
-     for name, r in reports.items()],
+    [
+        (name, *(100 * x for x in r.values["accuracy"]), 100 * r.values["macro F1"][0])
+        for name, r in reports.items()
+    ],
     ("model", "accuracy, %", "from", "to", "macro F1, %"),
     f"{data}, {len(examples['train']):,} labels, {len(y):,} test examples, "
-    "95 % bootstrap intervals", digits=1,
+    "95 % bootstrap intervals",
+    digits=1,
 )
 
 # %%
 tuned = found["fine-tuned"]
 gains = {
     name: evaluate.compare(tuned.classes, other.classes, y)
-    for name, other in found.items() if name != "fine-tuned"
+    for name, other in found.items()
+    if name != "fine-tuned"
 }
 for name, gain in gains.items():
     print(f"fine-tuned over {name}:\n   {gain}")
@@ -500,13 +565,18 @@ groups = {
     "the SVM is right": found["TF-IDF + linear SVM"].classes == y,
 }
 show.table(
-    [(name, int(m.sum()), 100 * float(wrong[m].mean())) for name, m in groups.items()
-     if m.any()],
-    ("group of test texts", "examples", "wrong, %"), digits=1,
+    [
+        (name, int(m.sum()), 100 * float(wrong[m].mean()))
+        for name, m in groups.items()
+        if m.any()
+    ],
+    ("group of test texts", "examples", "wrong, %"),
+    digits=1,
 )
 
 # %% [markdown]
 # ## 9. Your own sentence
+
 
 # %%
 def probabilities(sentence):
@@ -529,13 +599,23 @@ widgets.classify_box(probabilities, example)
 
 # %%
 curve = [r for r in committed_records("classification") if r["group"] == "label-curve"]
-models_shown = {"svm": "TF-IDF + linear SVM", "frozen": "frozen encoder", "tuned": "fine-tuned"}
+models_shown = {
+    "svm": "TF-IDF + linear SVM",
+    "frozen": "frozen encoder",
+    "tuned": "fine-tuned",
+}
 
 
 def curve_of(key):
     sizes = sorted({r["parameters"]["limit"] for r in curve})
-    at = [[r["metrics"][key]["accuracy"]["value"] for r in curve
-           if r["parameters"]["limit"] == size] for size in sizes]
+    at = [
+        [
+            r["metrics"][key]["accuracy"]["value"]
+            for r in curve
+            if r["parameters"]["limit"] == size
+        ]
+        for size in sizes
+    ]
     means = [100 * float(np.mean(a)) for a in at]
     return sizes, means, [100 * min(a) for a in at], [100 * max(a) for a in at]
 
@@ -553,7 +633,9 @@ if curve:
     ax.set(xscale="log", xlabel="labelled training examples", ylabel="test accuracy, %")
     ax.set_title("What more labels buy (tweets; band: all seeds)")
     ax.legend()
-    show.figure(fig, f"Accuracy against {sizes[0]} to {sizes[-1]} labels: {'; '.join(ends)}.")
+    show.figure(
+        fig, f"Accuracy against {sizes[0]} to {sizes[-1]} labels: {'; '.join(ends)}."
+    )
 
 # %% [markdown]
 # ## 11. When not to fine-tune
@@ -577,9 +659,15 @@ def percent(runs, key):
 
 
 show.table(
-    [(name, len(runs), *(percent(runs, key) for key in models_shown),
-      str(published.get(name, "")))
-     for name, runs in sorted(by_data.items())],
+    [
+        (
+            name,
+            len(runs),
+            *(percent(runs, key) for key in models_shown),
+            str(published.get(name, "")),
+        )
+        for name, runs in sorted(by_data.items())
+    ],
     ("data", "seeds", *models_shown.values(), "BERT-base, published"),
     "Test accuracy, %: mean over seeds (smallest to largest)",
 )
@@ -596,6 +684,7 @@ show.table(
 # **1. Macro F1** (10 minutes, easy). F1 of class $c$ is $2 t_c / (g_c + n_c)$: right
 # predictions, all predictions, all examples of the class. Write the mean over classes for a
 # confusion matrix with true classes down. A class with $g_c + n_c = 0$ counts as 0.
+
 
 # %%
 def macro_f1(confusion):
@@ -621,18 +710,31 @@ def recall_instead(confusion):
     return float(np.mean(np.diag(matrix) / np.maximum(matrix.sum(axis=1), 1)))
 
 
-F1_CASES = [([[5, 1], [2, 9]],), ([[3, 0, 1], [0, 0, 0], [2, 0, 4]],), ([[0, 4], [4, 0]],)]
+F1_CASES = [
+    ([[5, 1], [2, 9]],),
+    ([[3, 0, 1], [0, 0, 0], [2, 0, 4]],),
+    ([[0, 4], [4, 0]],),
+]
 F1_MISTAKES = [
     (accuracy_instead, "This is accuracy: right over all. Take F1 class by class."),
-    (recall_instead, "This is macro recall. F1 also counts what was predicted wrongly."),
+    (
+        recall_instead,
+        "This is macro recall. F1 also counts what was predicted wrongly.",
+    ),
 ]
 exercises.check("macro F1", macro_f1, macro_f1_solution, F1_CASES, F1_MISTAKES)
-assert abs(macro_f1_solution(reports["fine-tuned"].confusion)
-           - f1_score(y, tuned.classes, average="macro", labels=range(C))) < 1e-9
+assert (
+    abs(
+        macro_f1_solution(reports["fine-tuned"].confusion)
+        - f1_score(y, tuned.classes, average="macro", labels=range(C))
+    )
+    < 1e-9
+)
 
 # %% [markdown]
 # **2. Steps** (5 minutes, easy). How many optimizer steps do $N$ examples, batches of $B$
 # and $E$ epochs make? The last batch of an epoch may be short; it is a step all the same.
+
 
 # %%
 def optimizer_steps(n, batch, epochs):
@@ -647,8 +749,14 @@ def optimizer_steps_solution(n, batch, epochs):
 # %%
 STEP_CASES = [(4000, 32, 3), (100, 32, 2), (7, 8, 1)]
 STEP_MISTAKES = [
-    (lambda n, b, e: n // b * e, "The short batch at the end of each epoch is missing."),
-    (lambda n, b, e: math.ceil(n * e / b), "Batches do not run over the end of an epoch."),
+    (
+        lambda n, b, e: n // b * e,
+        "The short batch at the end of each epoch is missing.",
+    ),
+    (
+        lambda n, b, e: math.ceil(n * e / b),
+        "Batches do not run over the end of an epoch.",
+    ),
 ]
 exercises.check(
     "steps", optimizer_steps, optimizer_steps_solution, STEP_CASES, STEP_MISTAKES
@@ -681,27 +789,25 @@ if float(epochs).is_integer() and not state.stopped:
 # - 16 what to train: freezing and LoRA.
 # - Your own data: `sftkit run 07 -p data=my.csv -p text=… -p label=…`.
 
+
 # %%
+def interval(gain):
+    return {"value": gain.points, "low": gain.low, "high": gain.high}
+
+
 if out:
     models.save(encoder, tokenizer, Path(out) / "model")
-record(
-    out,
-    {
-        "svm": reports["TF-IDF + linear SVM"].as_metrics(),
-        "frozen": reports["frozen encoder + regression"].as_metrics(),
-        "tuned": reports["fine-tuned"].as_metrics(),
-        "gain_over_svm": {"value": over_svm.points, "low": over_svm.low, "high": over_svm.high},
-        "gain_over_frozen": {
-            k: getattr(gains["frozen encoder + regression"], f)
-            for k, f in (("value", "points"), ("low", "low"), ("high", "high"))
-        },
-        "train_rows": len(examples["train"]),
-        "test_rows": len(y),
-        "seconds": {
-            "svm": svm_seconds, "frozen": frozen_seconds, "fine_tuning": fit_seconds,
-            "notebook": time.perf_counter() - started,
-        },
-        "examples_per_second": speed,
-        "gflops_float32": limit_gflops,
-    },
-)
+seconds = {"svm": svm_seconds, "frozen": frozen_seconds, "fine_tuning": fit_seconds}
+metrics = {
+    "svm": reports["TF-IDF + linear SVM"].as_metrics(),
+    "frozen": reports["frozen encoder + regression"].as_metrics(),
+    "tuned": reports["fine-tuned"].as_metrics(),
+    "gain_over_svm": interval(over_svm),
+    "gain_over_frozen": interval(gains["frozen encoder + regression"]),
+    "train_rows": len(examples["train"]),
+    "test_rows": len(y),
+    "seconds": seconds | {"notebook": time.perf_counter() - started},
+    "examples_per_second": speed,
+    "gflops_float32": limit_gflops,
+}
+record(out, metrics)
