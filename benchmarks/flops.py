@@ -62,9 +62,7 @@ def block_flops(sizes: Sizes, examples: int, tokens: int) -> int:
     return linear + 2 * 2 * examples * tokens**2 * sizes.width
 
 
-def step_flops(
-    sizes: Sizes, examples: int, tokens: int, cached_blocks: int = 0
-) -> int:
+def step_flops(sizes: Sizes, examples: int, tokens: int, cached_blocks: int = 0) -> int:
     """Forward and backward pass of one batch.
 
     Args:

@@ -56,9 +56,9 @@ def attention(
     scores = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.mT
     if mask is not None and mask.dtype == torch.bool:
         # Finite, so that a row with nothing to attend to (padding) gives no NaN.
-        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+        scores.masked_fill_(~mask, torch.finfo(scores.dtype).min)
     elif mask is not None:
-        scores = scores + mask
+        scores += mask
     return dropout(scores.softmax(dim=-1), p) @ value
 
 
