@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import subprocess
 import sys
 
@@ -110,6 +111,8 @@ def test_a_quick_run_for_real(tmp_path):
         capture_output=True,
         text=True,
         cwd=tmp_path,
+        # One thread: two would wait for each other when tests run side by side.
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
     result = read_json(out)
