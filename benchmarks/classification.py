@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from importlib import metadata
 from pathlib import Path
@@ -135,11 +136,11 @@ def figure(result: dict[str, Any], path: Path) -> None:
 
     names = [n for n in CONTESTANTS if n in result["summary"]][::-1]
     panels = (
-        ("examples_per_second", 1, "examples per second"),
+        ("examples_per_second", 1, "examples / s"),
         ("accuracy", 100, "test accuracy, %"),
         ("peak_memory_mb", 1e-3, "peak memory, GB"),
     )
-    fig, axes = show.new_figure(0.45 * len(names) + 1.1, columns=3, sharey=True)
+    fig, axes = show.new_figure(0.5 * len(names) + 1.1, columns=3, sharey=True)
     for ax, (key, scale, label) in zip(axes, panels, strict=True):
         for y, name in enumerate(names):
             values = [scale * run[key] for run in result["runs"] if run["contestant"] == name]
@@ -149,9 +150,10 @@ def figure(result: dict[str, Any], path: Path) -> None:
             ax.plot([statistics.median(values)], [y], marker="|", markersize=16, color="black")
         ax.set_xlabel(label)
         ax.margins(y=0.12)
-    axes[0].set_xlim(left=0)
-    axes[2].set_xlim(left=0)
-    axes[0].set_yticks(range(len(names)), [CONTESTANTS[n] for n in names])
+    for ax in (axes[0], axes[2]):
+        ax.set_xlim(0, 1.1 * ax.dataLim.xmax)
+    labels = [textwrap.fill(CONTESTANTS[n], 24) for n in names]
+    axes[0].set_yticks(range(len(names)), labels, fontsize=9)
     fig.suptitle(title(result["summary"]), fontsize=11, fontweight="bold", x=0.01, ha="left")
     alt = f"{title(result['summary'])}. " + "; ".join(
         f"{CONTESTANTS[n]} {result['summary'][n]['examples_per_second']:.0f}"
