@@ -72,7 +72,9 @@ def hub(folder: Path) -> Iterator[str]:
             siblings = [{"rfilename": _name(root, file)} for file in files]
             ident = "/".join(parts[:2])
             facts = {"_id": "1", "id": ident, "sha": COMMIT, "siblings": siblings}
-            return self._json(facts | {"private": False, "downloads": 0, "likes": 0, "tags": []})
+            return self._json(
+                facts | {"private": False, "downloads": 0, "likes": 0, "tags": []}
+            )
 
         def log_message(self, *_: object) -> None:
             pass

@@ -48,6 +48,7 @@ resume: bool = False  # go on from the last checkpoint in out
 
 # %%
 import math
+import tempfile
 import time
 from pathlib import Path
 
@@ -333,7 +334,7 @@ def trainer_arguments():
     from transformers import TrainingArguments
 
     return TrainingArguments(
-        output_dir="trainer",
+        output_dir=tempfile.mkdtemp(),
         max_steps=hand_steps,
         learning_rate=lr,
         per_device_train_batch_size=batch_size,
@@ -488,10 +489,10 @@ def as_logits(scores):
 y = labels_of("test")
 svm = tfidf_svm(*best_svm).fit(train_texts, labels_of("train"))
 svm_test = svm.decision_function(texts_of("test"))
-frozen_test = regression(*best_frozen).decision_function(features["test"])
+frozen_test = regression(*best_frozen).predict_log_proba(features["test"])
 found = {
     "TF-IDF + linear SVM": Predictions(as_logits(svm_test), y),
-    "frozen encoder + regression": Predictions(as_logits(frozen_test), y),
+    "frozen encoder + regression": Predictions(frozen_test, y),
     "fine-tuned": predict(encoder, examples["test"]),
 }
 reports = {name: evaluate.classification_report(p, names) for name, p in found.items()}
@@ -799,7 +800,7 @@ if out:
     models.save(encoder, tokenizer, Path(out) / "model")
 seconds = {"svm": svm_seconds, "frozen": frozen_seconds, "fine_tuning": fit_seconds}
 metrics = {
-    "svm": reports["TF-IDF + linear SVM"].as_metrics(),
+    "svm": reports["TF-IDF + linear SVM"].as_metrics(calibration=False),
     "frozen": reports["frozen encoder + regression"].as_metrics(),
     "tuned": reports["fine-tuned"].as_metrics(),
     "gain_over_svm": interval(over_svm),

@@ -116,7 +116,8 @@ def training_figure(
             at, [r["loss"] for r in evaluations], "s--", color=COLOURS[2], label="validation"
         )
     ax.axhline(start, color="grey", linestyle=":", label=f"guessing: {start:.2f}")
-    ax.set(xlabel="optimizer step", ylabel="loss (nats per example)", ylim=(0, None))
+    top = 1.3 * max([start, *smooth, *(r["loss"] for r in evaluations)])
+    ax.set(xlabel="optimizer step", ylabel="loss (nats per example)", ylim=(0, top))
     ax.set_title(f"Training loss falls from {np.mean(losses[:window]):.2f} to {smooth[-1]:.2f}")
     ax.legend(ncols=2)
     ends = "; ".join(f"step {r['step']}: {r['loss']:.2f}" for r in evaluations)

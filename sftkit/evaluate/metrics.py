@@ -54,12 +54,17 @@ class Report:
             rows, ("class", "precision", "recall", "F1", "examples"), caption, digits=1
         )
 
-    def as_metrics(self) -> dict[str, Any]:
-        """For a run's record: value and interval of each metric."""
-        return {
+    def as_metrics(self, calibration: bool = True) -> dict[str, Any]:
+        """For a run's record: value and interval of each metric.
+
+        Args:
+            calibration: False for models whose scores are not probabilities.
+        """
+        metrics: dict[str, Any] = {
             name.replace(" ", "_").lower(): {"value": value, "low": low, "high": high}
             for name, (value, low, high) in self.values.items()
-        } | {"calibration_error": self.calibration_error}
+        }
+        return metrics | ({"calibration_error": self.calibration_error} if calibration else {})
 
 
 def classification_report(
