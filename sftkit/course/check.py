@@ -199,11 +199,9 @@ def _output(output: Any) -> list[str]:
             found.append("a picture without alt text: show it with sftkit.teach.show.figure")
     text = json.dumps({k: v for k, v in data.items() if k not in PICTURES}, ensure_ascii=False)
     found += _markdown(data.get("text/markdown", "")) + _markdown(data.get("text/html", ""))
-    found += [
-        f"a path of this machine in the outputs: {p}/"
-        for p in machine_paths()
-        if f"{p}/" in text
-    ]
+    paths = [f"{p}/" for p in machine_paths() if f"{p}/" in text]
+    if paths:  # one path may lie within another: the longest says most
+        found.append(f"a path of this machine in the outputs: {max(paths, key=len)}")
     return found
 
 
