@@ -403,17 +403,12 @@ def test_two_processes_prepare_once(tmp_path):
 
 
 MEASURE = """
-import sys, time, psutil
-from sftkit import corpora
+import sys, time
+from sftkit import corpora, device
 start = time.perf_counter()
 dataset = corpora.load(sys.argv[1])
 seconds = time.perf_counter() - start
-try:
-    import resource
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    peak *= 1 if sys.platform == "darwin" else 1024
-except ImportError:
-    peak = psutil.Process().memory_info().peak_wset
+peak = device.peak_memory_mb() * 1e6
 print(sum(map(len, dataset.values())), peak, seconds)
 """
 
@@ -434,8 +429,8 @@ def measure(tmp_path, rows):
         env=environment, capture_output=True, text=True, check=True,
     )  # fmt: skip
     count, peak, seconds = done.stdout.split()
-    print(f"{rows:,} rows: {float(seconds):.1f} s, {int(peak) / 1e6:,.0f} MB")
-    return int(count), int(peak)
+    print(f"{rows:,} rows: {float(seconds):.1f} s, {float(peak) / 1e6:,.0f} MB")
+    return int(count), float(peak)
 
 
 def test_a_hundred_thousand_rows(tmp_path):
