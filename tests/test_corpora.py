@@ -15,6 +15,7 @@ import pytest
 from sftkit import corpora
 from sftkit.corpora import duplicates
 from sftkit.corpora.labels import Labels
+from sftkit.errors import CorpusError
 from tests.hub_stand_in import hub
 
 EXAMPLES = Path(__file__).parent.parent / "data" / "examples"
@@ -444,3 +445,10 @@ def test_a_million_rows_in_bounded_memory(tmp_path):
     count, peak = measure(tmp_path, 1_000_000)
     assert count == 1_000_000
     assert peak < 1.5e9
+
+
+def test_a_missing_column_in_a_semicolon_file_lists_the_columns_one_by_one(tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text("id;comment;mood\n1;nice;happy\n", encoding="utf-8")
+    with pytest.raises(CorpusError, match="Columns are: 'id', 'comment', 'mood'"):
+        corpora.load(path, text="coment", label="mood")

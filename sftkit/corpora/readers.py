@@ -268,10 +268,11 @@ def _delimiter(path: Path, columns: Columns, notes: list[str]) -> str:
     with open(path, encoding=encoding, errors="replace", newline="") as stream:
         header = stream.readline(100_000).strip("\r\n")
     wanted = set(columns.wanted().values())
-    for mark in (usual, ";", "\t", ","):
-        cells = next(csv.reader([header], delimiter=mark), [])
-        if wanted <= set(cells):
-            if mark != usual:
-                notes.append(f"{path.name}: columns are separated by {mark!r}.")
-            return mark
-    return usual
+    split = {m: next(csv.reader([header], delimiter=m), []) for m in (usual, ";", "\t", ",")}
+    fitting = [mark for mark, cells in split.items() if wanted <= set(cells)]
+    # Where a wanted column is missing, the mark that gives most columns makes the message
+    # list them one by one.
+    mark = fitting[0] if fitting else max(split, key=lambda m: len(split[m]))
+    if mark != usual:
+        notes.append(f"{path.name}: columns are separated by {mark!r}.")
+    return mark

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.stats import binomtest
 from sklearn import metrics as sk
 
 from sftkit.errors import ParameterError
@@ -72,6 +73,7 @@ def classification_report(
 ) -> Report:
     """Metrics of predictions, with intervals by the percentile bootstrap.
 
+    When every example is right, or every one wrong, all metrics get Wilson's interval (1927).
     Values come from scikit-learn. A class that is never predicted has precision 0.
 
     Raises:
@@ -95,6 +97,13 @@ def classification_report(
         name: (values[name], *np.quantile(replicates[name], [0.025, 0.975]).tolist())
         for name in NAMES
     }
+    if values["accuracy"] in (0.0, 1.0):
+        # Nothing varies between replicates, so the bootstrap gives an interval of no width,
+        # however few examples there are. Wilson's interval for a share does not.
+        ends = binomtest(int(values["accuracy"] * len(truth)), len(truth)).proportion_ci(
+            method="wilson"
+        )
+        intervals = {name: (values[name], ends.low, ends.high) for name in NAMES}
     precision, recall, f1, support = sk.precision_recall_fscore_support(
         truth, guess, labels=ids, zero_division=0
     )

@@ -100,6 +100,14 @@ def test_worst_mistakes_come_first_and_their_text_is_escaped():
     assert "<script>" not in page and "&lt;script&gt;" in page
 
 
+def test_no_mistakes_in_few_examples_is_not_certainty():
+    found = Predictions(np.eye(2)[[0, 1] * 8], np.array([0, 1] * 8))
+    report = evaluate.classification_report(found, ["a", "b"])
+    value, low, high = report.values["accuracy"]
+    # Wilson at 16 of 16: 16 / (16 + z^2) with z = 1.96
+    assert (value, high) == (1, 1) and low == pytest.approx(16 / (16 + 1.959964**2), abs=1e-6)
+
+
 def test_no_examples():
     with pytest.raises(ParameterError):
         evaluate.classification_report(Predictions(np.empty((0, 2)), np.empty(0)), ["a", "b"])
