@@ -594,9 +594,9 @@ widgets.classify_box(probabilities, example)
 # %% [markdown]
 # ## 10. How many labels does it take?
 #
-# The answer above holds for one number of labels. These curves come from runs of this
-# notebook at other limits, three seeds each. Make them again with
-# `python benchmarks/campaign.py label-curve`.
+# The answer above holds for one number of labels. These curves come from recorded runs of
+# this notebook at other limits. `python benchmarks/campaign.py label-curve` makes them again,
+# and those that are still missing.
 
 # %%
 curve = [r for r in committed_records("classification") if r["group"] == "label-curve"]
@@ -631,8 +631,9 @@ if curve:
         ax.plot(sizes, means, label=name, **style)
         ax.fill_between(sizes, low, high, color=show.COLOURS[k], alpha=0.15)
         ends.append(f"{name} from {means[0]:.1f} to {means[-1]:.1f} %")
+    seeds = len({r["parameters"]["seed"] for r in curve})
     ax.set(xscale="log", xlabel="labelled training examples", ylabel="test accuracy, %")
-    ax.set_title("What more labels buy (tweets; band: all seeds)")
+    ax.set_title(f"What more labels buy (tweets; seeds: {seeds}; band: all of them)")
     ax.legend()
     show.figure(
         fig, f"Accuracy against {sizes[0]} to {sizes[-1]} labels: {'; '.join(ends)}."
@@ -641,7 +642,8 @@ if curve:
 # %% [markdown]
 # ## 11. When not to fine-tune
 #
-# The same notebook, by parameters alone, on the benchmarks that papers report. The last
+# The same notebook, by parameters alone, on benchmarks that papers report, as far as they
+# have been recorded (`python benchmarks/campaign.py benchmarks` runs the missing ones). The last
 # column is BERT-base as published (Lin et al. 2021, "BertGCN", table of results), a model
 # five times as large as MiniLM.
 
@@ -659,25 +661,26 @@ def percent(runs, key):
     return f"{np.mean(values):.1f}{spread}"
 
 
+rows = [
+    (
+        name,
+        len(runs),
+        *(percent(runs, key) for key in models_shown),
+        published.get(name, ""),
+    )
+    for name, runs in sorted(by_data.items())
+]
 show.table(
-    [
-        (
-            name,
-            len(runs),
-            *(percent(runs, key) for key in models_shown),
-            str(published.get(name, "")),
-        )
-        for name, runs in sorted(by_data.items())
-    ],
+    [[str(cell) for cell in row] for row in rows],
     ("data", "seeds", *models_shown.values(), "BERT-base, published"),
     "Test accuracy, %: mean over seeds (smallest to largest)",
 )
 
 # %% [markdown]
-# On long topical news, words give the topic away, and a linear model on word counts is as
-# good as BERT, or nearly. On short texts where the meaning is in how words combine, fine-
-# tuning pays. So always train the two-second model first. It tells you what there is left
-# to gain.
+# Compare the columns. On topical news, words give the topic away, and a linear model on word
+# counts comes close to BERT, or up to it. On short texts where the meaning is in how words
+# combine, as in section 7, fine-tuning pays. So always train the two-second model first. It
+# tells you what there is left to gain.
 
 # %% [markdown]
 # ## Exercises
