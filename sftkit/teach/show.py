@@ -121,12 +121,11 @@ class Table:
             )
             return f"<tr>{inner}</tr>"
 
-        caption = (
-            f'<caption style="caption-side:top;text-align:left">{html.escape(self.caption)}'
-            "</caption>"
-            if self.caption
-            else ""
-        )
+        # A short caption may be wider than its table; a long one wraps within it.
+        wrap = "normal" if len(self.caption) > 90 else "nowrap"
+        style = f"caption-side:top;text-align:left;white-space:{wrap}"
+        text = html.escape(self.caption)
+        caption = f'<caption style="{style}">{text}</caption>' if self.caption else ""
         body = "\n".join(line(row, "td") for row in self.cells)
         return (
             f"<table>{caption}\n<thead>{line(self.header, 'th')}</thead>\n"
