@@ -87,7 +87,7 @@ table(rows, ["word", "p", "-log p", "judged in pretraining", "judged in SFT"])
 # %% [markdown]
 # The last word, `<end>`, is judged too. A model that never learns to stop goes on for ever;
 # forgetting this word in the mask is one of the classic mistakes
-# (the course shows 24 of them, each with a detector).
+# (notebook 24 will collect such mistakes, each with a detector).
 #
 # Now the two losses. Note that the sum and the number of judged words are kept apart until
 # the end. Every loss in this course gives that pair, because the mean of means is not the
