@@ -269,7 +269,9 @@ def fresh_model():
 if encoded["train"].features.get("token_type_ids"):
     hand_steps = 0  # the loop by hand leaves pairs of texts to sftkit
 batches = Batches(examples["train"], batch_size, seed=seed)
-hand_steps = min(hand_steps, len(batches))
+# Trainer cuts the rows into full batches, so the comparison ends before the short one.
+short = [i for i, rows in enumerate(batches.order(0)) if len(rows) < batch_size]
+hand_steps = min(hand_steps, *short, len(batches))
 batch_rows = [rows.tolist() for rows in batches.order(0)[:hand_steps]]
 print(f"{hand_steps} steps; log C = {math.log(C):.3f}")
 
