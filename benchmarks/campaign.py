@@ -84,11 +84,11 @@ def jobs() -> list[Job]:
     long = {"max_length": 128}
     return [
         *curve,
-        *(_job("benchmarks", "reuters-r8", seed, 0, 2, **long) for seed in SEEDS),
+        *(_job("benchmarks", "reuters-r8", seed, 0, 3, lr=2e-4, **long) for seed in SEEDS),
         *(_job("benchmarks", "tweets", seed, 0, 2) for seed in SEEDS),
         *(_job("benchmarks", "news-topics", seed, 0, 2, **long) for seed in SEEDS),
-        _job("benchmarks", "reuters-r52", 0, 0, 4, **long),
-        _job("benchmarks", "newsgroups", 0, 0, 3, max_length=256),
+        _job("benchmarks", "reuters-r52", 0, 0, 4, lr=2e-4, **long),
+        _job("benchmarks", "newsgroups", 0, 0, 2, max_length=256),
     ]
 
 
