@@ -123,7 +123,7 @@ def test_what_is_up_to_date_is_not_built_again(
     build.build(folder=course, tell=said.append)
     assert said == ["01_tiny: up to date"]
     source = notebooks.find("1", course)
-    monkeypatch.setattr(build.hashes, "package_hash", lambda: "another")
+    monkeypatch.setattr(build.hashes, "package_hash", lambda code: "another")
     assert not build.up_to_date(source)
 
 

@@ -143,7 +143,7 @@ def test_what_goes_in_changes_the_hash(
     assert plan("5", {"data": "deep/er"}, place).hash != folder.hash
     other = write_source(tmp_path / "05_run.py", CELLS.replace("# train", "# learn"))
     assert plan(other, {"data": "rows.csv"}).hash != changed.hash
-    monkeypatch.setattr(hashes, "package_hash", lambda: "another")
+    monkeypatch.setattr(hashes, "package_hash", lambda code: "another")
     assert plan("5", {"data": "rows.csv"}, place).hash != changed.hash
 
 
@@ -170,14 +170,58 @@ def test_the_package_hash_sees_content_and_not_line_ends(tmp_path: Path) -> None
     for name in ("losses.py", "course/run.py", "cli.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x = 1\ny = 2\n")
-    first = hashes.package_hash(tmp_path)
+    first = hashes.package_hash(package=tmp_path)
     (tmp_path / "losses.py").write_bytes(b"x = 1\r\ny = 2\r\n")
-    assert hashes.package_hash(tmp_path) == first
+    assert hashes.package_hash(package=tmp_path) == first
     for name in ("course/run.py", "cli.py"):
         (tmp_path / name).write_text("x = 5\n")
-    assert hashes.package_hash(tmp_path) == first
+    assert hashes.package_hash(package=tmp_path) == first
     (tmp_path / "losses.py").write_text("x = 1\ny = 3\n")
-    assert hashes.package_hash(tmp_path) != first
+    assert hashes.package_hash(package=tmp_path) != first
+
+
+@pytest.mark.parametrize(
+    ("code", "depends_on"),
+    [
+        ("from kit.losses import mean", "losses.py batches.py"),
+        ("def late():\n    import kit.batches", "batches.py"),
+        (
+            "from kit import evaluate",
+            "evaluate/__init__.py evaluate/metrics.py losses.py batches.py",
+        ),
+        (
+            "from kit.evaluate.metrics import f1",
+            "evaluate/__init__.py evaluate/metrics.py losses.py batches.py",
+        ),
+        ("from kit import data_report", "all"),  # made up by the package when asked for
+        ("import kit", "all"),
+        ("%matplotlib inline", "all"),
+        ("import math", ""),
+    ],
+)
+def test_a_notebook_depends_on_what_it_imports(
+    tmp_path: Path, code: str, depends_on: str
+) -> None:
+    kit = tmp_path / "kit"
+    files = {
+        "__init__.py": "",
+        "batches.py": "",
+        "losses.py": "def mean():\n    from kit.batches import IGNORE",
+        "evaluate/__init__.py": "from kit.evaluate.metrics import f1",
+        "evaluate/metrics.py": "import kit.losses",
+        "unused.py": "",
+    }
+    for name, text in files.items():
+        (kit / name).parent.mkdir(parents=True, exist_ok=True)
+        (kit / name).write_text(text)
+    first, changing = hashes.package_hash([code], kit), set()
+    for name, text in files.items():
+        (kit / name).write_text(text + "\n# changed")
+        if hashes.package_hash([code], kit) != first:
+            changing.add(name)
+        (kit / name).write_text(text)
+    every = set(files) - {"__init__.py"}
+    assert changing == (every if depends_on == "all" else set(depends_on.split()))
 
 
 def test_a_failed_run_says_why_and_keeps_its_notebook(place: Path, tmp_path: Path) -> None:

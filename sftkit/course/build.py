@@ -75,7 +75,7 @@ def hashes_of(notebook: Any) -> dict[str, Any]:
     header = notebooks.header(notebook)
     return {
         "source": hashes.source_hash(notebook),
-        "package": hashes.package_hash(),
+        "package": hashes.package_hash(hashes.code_of(notebook)),
         "assets": hashes.assets_hash(header.assets),
     }
 

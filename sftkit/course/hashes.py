@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -29,15 +30,73 @@ def source_hash(notebook: Any) -> str:
     )
 
 
-def package_hash(package: Path = PACKAGE) -> str:
-    """Hash of the modules that compute numbers, whatever the line ends of the checkout."""
+def package_hash(code: Iterable[str] | None = None, package: Path = PACKAGE) -> str:
+    """Hash of the modules that compute numbers, whatever the line ends of the checkout.
+
+    Args:
+        code: A notebook's code cells: only the modules that they import count, and what those
+            import in turn. None, or code that is not plain Python: all modules count.
+        package: The package's folder.
+    """
+    modules = {
+        path.relative_to(package).as_posix(): path for path in sorted(package.rglob("*.py"))
+    }
+    used = None if code is None else _imported(code, modules, package.name)
     parts = []
-    for path in sorted(package.rglob("*.py")):
-        name = path.relative_to(package).as_posix()
+    for name, path in modules.items():
         if name in NOT_COMPUTING or name.startswith("course/"):
             continue
-        parts.append([name, sha256_text(path.read_text(encoding="utf-8"))])
+        if used is None or name in used:
+            parts.append([name, sha256_text(path.read_text(encoding="utf-8"))])
     return of_json(parts)
+
+
+def code_of(notebook: Any) -> list[str]:
+    """The texts of a notebook's code cells."""
+    return [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def _imported(code: Iterable[str], modules: Mapping[str, Path], root: str) -> set[str] | None:
+    """Files that code reaches by its imports; None when that cannot be said for sure."""
+    used: set[str] = set()
+    try:
+        wanted = [name for text in code for name in _imports(text, root)]
+        while wanted:
+            name = wanted.pop()
+            reached = _files(name, modules)
+            if reached is None:
+                return None
+            for file in reached - used:
+                used.add(file)
+                if file not in NOT_COMPUTING and not file.startswith("course/"):
+                    text = modules[file].read_text(encoding="utf-8")
+                    wanted += _imports(text, root)
+    except SyntaxError:  # a magic command, say
+        return None
+    return used
+
+
+def _imports(text: str, root: str) -> list[str]:
+    """What a text imports of the package, anywhere in it: ``evaluate.predict.predict``."""
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    inside = [name for name in found if name == root or name.startswith(f"{root}.")]
+    return [name.removeprefix(root).removeprefix(".") for name in inside]
+
+
+def _files(name: str, modules: Mapping[str, Path]) -> set[str] | None:
+    """The files behind a dotted name: the module and the packages around it."""
+    steps, found = name.split("."), set()
+    for end in range(1, len(steps) + 1):
+        inner = "/".join(steps[:end])
+        found |= {f for f in (f"{inner}.py", f"{inner}/__init__.py") if f in modules}
+    if found or name.startswith("__"):
+        return found
+    return None  # the package as a whole, or a name that it makes up when it is asked
 
 
 def assets_hash(names: Iterable[str]) -> dict[str, str]:

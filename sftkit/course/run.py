@@ -106,7 +106,7 @@ def plan(
         "notebook": hashes.source_hash(content),
         "parameters": hashed,
         "assets": hashes.assets_hash(used),
-        "package": hashes.package_hash(),
+        "package": hashes.package_hash(hashes.code_of(content)),
     }
     return Plan(source, content, absolute, accepts, hashes.of_json(parts), parts)
 
