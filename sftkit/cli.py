@@ -81,6 +81,18 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--force", action="store_true", help="also what is up to date")
     _folder(sub)
 
+    for name, text in (
+        ("student", "write notebooks without solutions and outputs, to hand out"),
+        ("solutions", "write notebooks with their solutions, without outputs"),
+    ):
+        sub = verb(name, _handouts, text)
+        sub.add_argument("names", nargs="*", metavar="NN", help="none: all of them")
+        sub.add_argument("--to", type=Path, default=Path(name), metavar="DIR")
+        _folder(sub)
+
+    sub = verb("proofs", _proofs, "list what the executed notebooks compared, with the errors")
+    _folder(sub)
+
     sub = verb("check", _check, "say whether sources and executed notebooks agree")
     _folder(sub)
 
@@ -170,6 +182,25 @@ def _build(options: argparse.Namespace) -> int:
             "Say which notebooks to build.", "For example: sftkit build 07, or: build --all"
         )
     build(options.names, folder=options.folder, force=options.force)
+    return 0
+
+
+def _handouts(options: argparse.Namespace) -> int:
+    from sftkit.course import handouts
+
+    write = handouts.student if options.verb == "student" else handouts.solutions
+    for path in write(options.names, options.to, options.folder):
+        print(path)
+    return 0
+
+
+def _proofs(options: argparse.Namespace) -> int:
+    from sftkit.course.proofs import collect
+    from sftkit.teach.show import Table
+
+    rows = [[p.notebook[:2], p.what, p.error, p.tolerance] for p in collect(options.folder)]
+    print(Table(rows, ["", "what was compared", "largest error", "tolerance"]))
+    print(f"\n{len(rows)} comparisons, each made when its notebook was built")
     return 0
 
 

@@ -208,87 +208,110 @@ record(out, {"majority": majority, "before": before, "after": after}, steps=stat
 # ## Exercises
 #
 # Replace the line that raises `NotImplementedError`, run the cell, then the one below it.
-# The check names the likely mistake. Its code is folded, and has the solution in it.
+# The check names the likely mistake. It is folded, and so is the solution after it.
 #
 # **1. The loss** (easy, 5 minutes). Write the formula above: the mean of $-\log p$ over the
 # judged places. What should it give when nothing is judged?
+#
+# <details><summary>Hint 1</summary>Collect the values of −log p where the mask is 1; then
+# you need their sum, and how many there are.</details>
+# <details><summary>Hint 2</summary>With nothing judged, sum and count are 0. Give 0.0:
+# nothing was wrong.</details>
 
 
-# %%
+# %% tags=["exercise"]
 def masked_loss(probs, mask):
     """Mean of -log p over the places where mask is 1; 0.0 when there are none."""
     raise NotImplementedError
 
 
-# %% jupyter={"source_hidden": true}
-from sftkit.teach.exercises import check
+# %% tags=["check"] jupyter={"source_hidden": true}
+import numpy as np
+from sftkit.teach.exercises import Exercise
 
 
+def weighted_mean(probs, mask):
+    return np.average(-np.log(probs), weights=mask) if sum(mask) else 0.0
+
+
+loss_exercise = Exercise(
+    "masked loss",
+    weighted_mean,
+    [([0.5, 0.25, 1.0], [0, 1, 1]), ([0.1, 0.2], [1, 1]), ([0.5], [0])],
+    [
+        (
+            lambda p, m: -np.dot(np.log(p), m) / len(p),
+            "You divide by all words. Divide by the number of judged ones.",
+        ),
+        (lambda p, m: -np.dot(np.log(p), m), "That is the sum; divide it."),
+        (lambda p, m: -weighted_mean(p, m), "The sign: it is minus log p."),
+    ],
+)
+loss_exercise(masked_loss)
+
+
+# %% tags=["solution"] jupyter={"source_hidden": true}
 def masked_loss_solution(probs, mask):
     judged = [-log(p) for p, m in zip(probs, mask, strict=True) if m]
     return sum(judged) / len(judged) if judged else 0.0
 
 
-check(
-    "masked loss",
-    masked_loss,
-    masked_loss_solution,
-    [(probs, sft), (probs, pretraining), ([0.5, 0.25], [0, 1]), ([0.5], [0])],
-    [
-        (
-            lambda p, m: masked_loss_solution(p, m) * sum(m) / len(p),
-            "You divide by all words. Divide by the number of judged ones.",
-        ),
-        (
-            lambda p, m: masked_loss_solution(p, m) * sum(m),
-            "That is the sum; divide it.",
-        ),
-        (lambda p, m: -masked_loss_solution(p, m), "The sign: it is minus log p."),
-    ],
-)
+loss_exercise(masked_loss_solution)
 
 # %% [markdown]
 # **2. The mask** (medium, 10 minutes). A chat is a list of turns, `(role, words)`. Each turn
 # ends with the word `<end>`, which is not in the list. Give the mask of the whole chat: one
 # number per word, the `<end>` words included. What must the model learn to produce?
+#
+# <details><summary>Hint 1</summary>A turn of three words gives four numbers.</details>
+# <details><summary>Hint 2</summary>Who has to know when the assistant's answer is
+# over?</details>
 
 
-# %%
+# %% tags=["exercise"]
 def chat_mask(turns):
     """1 for what the assistant must produce, 0 elsewhere; one number per word."""
     raise NotImplementedError
 
 
-# %% jupyter={"source_hidden": true}
+# %% tags=["check"] jupyter={"source_hidden": true}
+def one_word_less(turns):
+    said = [[int(who == "assistant")] * len(words) + [0] for who, words in turns]
+    return sum(said, [])
+
+
+hello = [("user", ["hello", "you"]), ("assistant", ["hello"]), ("user", ["bye"])]
+two = [("assistant", ["yes", "sir"]), ("assistant", [])]
+chat_exercise = Exercise(
+    "chat mask",
+    [[0, 0, 0, 1, 1, 0, 0], [1, 1, 1, 1], [0]],
+    [(hello,), (two,), ([("user", [])],)],
+    [
+        (one_word_less, "The assistant must also learn to stop: judge its <end>."),
+        (
+            lambda t: [1] * sum(len(words) + 1 for _, words in t),
+            "That is pretraining: all is judged.",
+        ),
+        (
+            lambda t: [int(who == "user") for who, said in t for _ in [*said, "<end>"]],
+            "You judge the user.",
+        ),
+    ],
+)
+chat_exercise(chat_mask)
+
+
+# %% tags=["solution"] jupyter={"source_hidden": true}
 def chat_mask_solution(turns):
     return [int(who == "assistant") for who, said in turns for _ in [*said, "<end>"]]
 
 
-def without_end(turns):
-    return [
-        int(who == "assistant" and word != "<end>")
-        for who, said in turns
-        for word in [*said, "<end>"]
-    ]
-
-
-chat = [("user", ["hello", "you"]), ("assistant", ["hello"]), ("user", ["bye"])]
-check(
-    "chat mask",
-    chat_mask,
-    chat_mask_solution,
-    [(chat,), ([*chat, ("assistant", ["bye", "bye"])],), ([("user", [])],)],
-    [
-        (without_end, "The assistant must also learn to stop: judge its <end>."),
-        (
-            lambda t: [1] * len(chat_mask_solution(t)),
-            "That is pretraining: all is judged.",
-        ),
-        (lambda t: [1 - m for m in chat_mask_solution(t)], "You judge the user."),
-    ],
-)
+chat_exercise(chat_mask_solution)
 
 # %% [markdown]
+# **3. A taste of your own** (easy, 5 minutes). Run this notebook with `limit=300`, then with
+# `limit=3000`: `sftkit run 00 -p limit=300`. How much do ten times as many labels buy?
+#
 # ## Summary
 #
 # - SFT goes on from a pretrained model with pairs of input and right output.

@@ -59,7 +59,9 @@ from sftkit.batches import Batches, Examples, padding_share
 from sftkit.course import committed_records, record
 from sftkit.evaluate import Predictions, predict
 from sftkit.fit import fit
-from sftkit.teach import exercises, show, widgets
+from sftkit.teach import show, widgets
+from sftkit.teach.exercises import Exercise
+from sftkit.teach.proofs import compare
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
@@ -369,22 +371,9 @@ if hand_steps:
 
 
 # %%
-def largest_error(a, b):
-    return max((abs(x - y) for x, y in zip(a, b, strict=True)), default=0.0)
-
-
-def proof(what, error, tolerance):
-    power = math.ceil(math.log10(error)) if error > 0 else -17
-    verdict = "ok" if error <= tolerance else "DIFFERENT"
-    print(
-        f"{what:32} max |error| < 1e{power:03d}   tolerance {tolerance:.0e}   {verdict}"
-    )
-    assert error <= tolerance, what
-
-
 if hand_steps:
-    proof("loop by hand vs sftkit.fit", largest_error(hand_losses, fit_losses), 1e-4)
-    proof("Trainer vs sftkit.fit", largest_error(trainer_losses, fit_losses), 1e-4)
+    compare("losses: loop by hand vs sftkit.fit", hand_losses, fit_losses, 1e-4)
+    compare("losses: Trainer vs sftkit.fit", trainer_losses, fit_losses, 1e-4)
 
 # %% [markdown]
 # Three programs, one trajectory. What remains is rounding. From here on we use `fit`: it
@@ -687,15 +676,54 @@ show.table(
 # %% [markdown]
 # ## Exercises
 #
-# **1. Macro F1** (10 minutes, easy). F1 of class $c$ is $2 t_c / (g_c + n_c)$: right
+# **1. Macro F1** (easy, 10 minutes). F1 of class $c$ is $2 t_c / (g_c + n_c)$: right
 # predictions, all predictions, all examples of the class. Write the mean over classes for a
 # confusion matrix with true classes down. A class with $g_c + n_c = 0$ counts as 0.
+#
+# <details><summary>Hint 1</summary>t is the diagonal; g and n are the sums of columns and of
+# rows.</details>
+# <details><summary>Hint 2</summary>Divide only where the denominator is above 0.</details>
 
 
-# %%
+# %% tags=["exercise"]
 def macro_f1(confusion):
     """Macro F1 of a (C, C) matrix, true classes down, predicted classes across."""
     raise NotImplementedError
+
+
+# %% tags=["check"] jupyter={"source_hidden": true}
+def f1_by_library(confusion):
+    pairs = [(i, j) for (i, j), n in np.ndenumerate(confusion) for _ in range(n)]
+    true, predicted = zip(*pairs, strict=True)
+    every = range(len(confusion))
+    return f1_score(true, predicted, average="macro", labels=every, zero_division=0)
+
+
+def accuracy_instead(confusion):
+    return np.trace(np.asarray(confusion)) / np.sum(confusion)
+
+
+def recall_instead(confusion):
+    matrix = np.asarray(confusion, dtype=float)
+    return float(np.mean(np.diag(matrix) / np.maximum(matrix.sum(axis=1), 1)))
+
+
+f1_exercise = Exercise(
+    "macro F1",
+    f1_by_library,
+    [([[5, 1], [2, 9]],), ([[3, 0, 1], [0, 0, 0], [2, 0, 4]],), ([[0, 4], [4, 0]],)],
+    [
+        (
+            accuracy_instead,
+            "This is accuracy: right over all. Take F1 class by class.",
+        ),
+        (
+            recall_instead,
+            "This is macro recall. F1 also counts what was predicted wrongly.",
+        ),
+    ],
+)
+f1_exercise(macro_f1)
 
 
 # %% tags=["solution"] jupyter={"source_hidden": true}
@@ -706,45 +734,45 @@ def macro_f1_solution(confusion):
     return float(f1.mean())
 
 
-# %%
-def accuracy_instead(confusion):
-    return np.trace(np.asarray(confusion)) / np.sum(confusion)
-
-
-def recall_instead(confusion):
-    matrix = np.asarray(confusion, dtype=float)
-    return float(np.mean(np.diag(matrix) / np.maximum(matrix.sum(axis=1), 1)))
-
-
-F1_CASES = [
-    ([[5, 1], [2, 9]],),
-    ([[3, 0, 1], [0, 0, 0], [2, 0, 4]],),
-    ([[0, 4], [4, 0]],),
-]
-F1_MISTAKES = [
-    (accuracy_instead, "This is accuracy: right over all. Take F1 class by class."),
-    (
-        recall_instead,
-        "This is macro recall. F1 also counts what was predicted wrongly.",
-    ),
-]
-exercises.check("macro F1", macro_f1, macro_f1_solution, F1_CASES, F1_MISTAKES)
-assert (
-    abs(
-        macro_f1_solution(reports["fine-tuned"].confusion)
-        - f1_score(y, tuned.classes, average="macro", labels=range(C))
-    )
-    < 1e-9
+f1_exercise(macro_f1_solution)
+compare(
+    "solution's macro F1 vs the report's",
+    macro_f1_solution(reports["fine-tuned"].confusion),
+    f1_score(y, tuned.classes, average="macro", labels=range(C)),
+    tolerance=1e-9,
 )
 
 # %% [markdown]
-# **2. Steps** (5 minutes, easy). How many optimizer steps do $N$ examples, batches of $B$
+# **2. Steps** (easy, 5 minutes). How many optimizer steps do $N$ examples, batches of $B$
 # and $E$ epochs make? The last batch of an epoch may be short; it is a step all the same.
+#
+# <details><summary>Hint 1</summary>Try 7 examples in batches of 4, by hand, for two
+# epochs.</details>
 
 
-# %%
+# %% tags=["exercise"]
 def optimizer_steps(n, batch, epochs):
+    """Optimizer steps of a whole training run."""
     raise NotImplementedError
+
+
+# %% tags=["check"] jupyter={"source_hidden": true}
+steps_exercise = Exercise(
+    "steps",
+    lambda n, b, e: len(range(0, n, b)) * e,
+    [(100, 32, 2), (7, 4, 2), (7, 8, 3), (64, 32, 1)],
+    [
+        (
+            lambda n, b, e: n // b * e,
+            "The short batch at the end of each epoch is missing.",
+        ),
+        (
+            lambda n, b, e: -(-n * e // b),
+            "Batches do not run over the end of an epoch.",
+        ),
+    ],
+)
+steps_exercise(optimizer_steps)
 
 
 # %% tags=["solution"] jupyter={"source_hidden": true}
@@ -752,32 +780,17 @@ def optimizer_steps_solution(n, batch, epochs):
     return math.ceil(n / batch) * epochs
 
 
-# %%
-STEP_CASES = [(4000, 32, 3), (100, 32, 2), (7, 8, 1)]
-STEP_MISTAKES = [
-    (
-        lambda n, b, e: n // b * e,
-        "The short batch at the end of each epoch is missing.",
-    ),
-    (
-        lambda n, b, e: math.ceil(n * e / b),
-        "Batches do not run over the end of an epoch.",
-    ),
-]
-exercises.check(
-    "steps", optimizer_steps, optimizer_steps_solution, STEP_CASES, STEP_MISTAKES
-)
+steps_exercise(optimizer_steps_solution)
 if float(epochs).is_integer() and not state.stopped:
-    assert len(state.losses) == optimizer_steps_solution(
-        len(training_data), batch_size, int(epochs)
-    )
+    expected = optimizer_steps_solution(len(training_data), batch_size, int(epochs))
+    assert len(state.losses) == expected
 
 # %% [markdown]
-# **3. Smaller or faster** (20 minutes, medium). Run this notebook with `train="top-2"`,
+# **3. Smaller or faster** (medium, 20 minutes). Run this notebook with `train="top-2"`,
 # then with `train="head"`. How much accuracy does each cost, and how much time does it
 # save? `sftkit run 07 -p train=top-2` keeps both results side by side in `runs/`.
 #
-# **4. Your own claim** (30 minutes, hard). Is `head="first"` worse than `head="mean"` for
+# **4. Your own claim** (hard, 30 minutes). Is `head="first"` worse than `head="mean"` for
 # this model? Choose seeds and numbers of labels first, then run, then say what the
 # intervals allow you to say.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any
 
 from sftkit.course import hashes, notebooks
 from sftkit.course.build import hashes_of
+from sftkit.course.handouts import CHECK, EXERCISE, SOLUTION, tags
 from sftkit.course.kernel import machine_paths
 from sftkit.course.parameters import fill, parse
 from sftkit.errors import SftError
@@ -63,7 +65,8 @@ def _source(source: notebooks.Source, report: Report) -> None:
     def problem(text: str) -> None:
         report.problems.append(f"{source.name}: {text}")
 
-    for text in [*_parts(notebook), *_parameters(notebook, header.fast, source.name)]:
+    parameters = _parameters(notebook, header.fast, source.name)
+    for text in [*_parts(notebook), *parameters, *_exercises(notebook)]:
         problem(text)
     for position, cell in enumerate(notebook.cells, 1):
         where = f"cell {position} (`{_first_line(cell.source)}`)"
@@ -101,6 +104,33 @@ def _parts(notebook: Any) -> list[str]:
     for section in SECTIONS:
         if not re.search(rf"^#+ {section}\b", text, re.M | re.I):
             found.append(f"a section '{section}' is missing")
+    return found
+
+
+def _exercises(notebook: Any) -> list[str]:
+    """Faults that would spoil a student's copy, which has no solution cells."""
+    found: list[str] = []
+    order: list[str] = []
+    solved: set[str] = set()
+    used: dict[str, int] = {}  # name to the cell that uses it
+    for position, cell in enumerate(notebook.cells, 1):
+        if cell.cell_type != "code":
+            continue
+        kinds = set(tags(cell)) & {EXERCISE, CHECK, SOLUTION}
+        order += sorted(kinds)
+        try:
+            nodes = list(ast.walk(ast.parse(cell.source)))
+        except SyntaxError:  # a magic command
+            continue
+        if SOLUTION in kinds:
+            solved |= {n.name for n in nodes if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+        else:
+            names = {n.id: position for n in nodes if isinstance(n, ast.Name)}
+            used = names | used
+    if order != [EXERCISE, CHECK, SOLUTION] * (len(order) // 3):
+        found.append("exercises must be cells tagged exercise, check, solution, in this order")
+    for name in sorted(solved & used.keys()):
+        found.append(f"cell {used[name]} uses {name}, which only the solution defines")
     return found
 
 

@@ -26,6 +26,7 @@ def environment(progress_file: Path | None = None) -> dict[str, str]:
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",  # which does not look at the one above
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "PYTHONHASHSEED": os.environ.get("PYTHONHASHSEED", "0"),
+        "SFTKIT_PROVE_EXERCISES": "1",  # planted mistakes must fail (teach/exercises.py)
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # a warning of the debugger on stderr
     }
     if progress_file is not None:
