@@ -1,0 +1,82 @@
+"""Let a decoder go on with a text, one token at a time."""
+
+from __future__ import annotations
+
+import torch
+
+from sftkit.errors import ModelError, ParameterError
+from sftkit.models.decoder import Decoder
+
+
+@torch.inference_mode()
+def generate(
+    model: Decoder,
+    ids: torch.Tensor,
+    steps: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    generator: torch.Generator | None = None,
+    stop: int | None = None,
+) -> torch.Tensor:
+    """Sample the next tokens.
+
+    Keys and values of earlier tokens are kept, so a step costs one token. When the model's
+    positions are used up, it goes on from the later half of what it has written.
+
+    Args:
+        ids: ``(B, T)``: prompts of one length, without padding, T at least 1.
+        steps: Tokens to add, at most.
+        temperature: Logits are divided by it; 0 takes the most probable token.
+        top_k: Sample among the k most probable tokens only.
+        generator: Of the random numbers.
+        stop: End when every row has produced this id; rows that are done repeat it.
+
+    Returns:
+        ``(B, T + new tokens)``.
+    """
+    if ids.dim() != 2 or ids.shape[1] == 0:
+        raise ModelError(
+            f"ids has the shape {tuple(ids.shape)}.", "Give (rows, tokens), at least one token."
+        )
+    if temperature < 0 or (top_k is not None and top_k < 1):
+        raise ParameterError(
+            f"temperature={temperature}, top_k={top_k}.",
+            "temperature must be at least 0, and top_k at least 1.",
+        )
+    training, most = model.training, model.config.max_length
+    model.eval()
+    try:
+        done = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+        cache, fresh = None, ids[:, -most:]
+        for _ in range(steps):
+            if cache and cache[0][0].shape[2] + fresh.shape[1] > most:
+                cache, fresh = None, ids[:, -max(1, most // 2) :]
+            output = model(fresh, cache=cache, keep=True)
+            assert output.logits is not None
+            cache = output.cache
+            fresh = _choose(output.logits[:, -1], temperature, top_k, generator)
+            if stop is not None:
+                fresh = fresh.masked_fill(done[:, None], stop)
+                done |= fresh[:, 0] == stop
+            ids = torch.cat([ids, fresh], dim=1)
+            if stop is not None and bool(done.all()):
+                break
+    finally:
+        model.train(training)
+    return ids
+
+
+def _choose(
+    logits: torch.Tensor,
+    temperature: float,
+    top_k: int | None,
+    generator: torch.Generator | None,
+) -> torch.Tensor:
+    """One token per row, ``(B, V)`` to ``(B, 1)``."""
+    if temperature == 0:
+        return logits.argmax(dim=-1, keepdim=True)
+    if top_k is not None and top_k < logits.shape[-1]:
+        lowest = logits.topk(top_k, dim=-1).values[:, -1:]
+        logits = logits.masked_fill(logits < lowest, -torch.inf)
+    probs = (logits / temperature).softmax(dim=-1)
+    return torch.multinomial(probs, 1, generator=generator)
