@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ import torch
 from sftkit.errors import ParameterError
 
 OPTIMIZERS = ("adamw", "adam", "sgd")
-SCHEDULES = ("constant", "linear", "cosine", "step", "plateau")
+SCHEDULES = ("constant", "linear", "cosine", "exponential", "step", "plateau")
+DROPS = {"exponential": 0.01, "step": 0.1, "plateau": 0.5}
 
 
 def parameter_groups(
@@ -84,10 +86,12 @@ class Schedule:
 
     Args:
         name: ``constant``; ``linear`` (down to 0 at the end); ``cosine`` (half a wave down
-            to 0); ``step`` (times ``drop`` at each third of the way); ``plateau`` (times
+            to 0); ``exponential`` (by the same factor every step, down to ``drop`` at the
+            end); ``step`` (times ``drop`` at each third of the way); ``plateau`` (times
             ``drop`` when the metric has not improved for ``patience`` evaluations).
         total: Optimizer steps in all.
         warmup: Share of ``total`` spent warming up, 0 to 1.
+        drop: 0.01 for ``exponential``, 0.1 for ``step`` and 0.5 for ``plateau`` unless given.
     """
 
     def __init__(
@@ -106,7 +110,7 @@ class Schedule:
         self.name = name
         self.total = total
         self.warmup_steps = math.ceil(warmup * total)
-        self.drop = drop if drop is not None else (0.1 if name == "step" else 0.5)
+        self.drop = drop if drop is not None else DROPS.get(name, 1.0)
         self.patience = patience
         self.plateau_factor, self.best, self.waited = 1.0, -math.inf, 0
 
@@ -120,6 +124,8 @@ class Schedule:
             return max(0.0, 1.0 - done)
         if self.name == "cosine":
             return 0.5 * (1.0 + math.cos(math.pi * min(done, 1.0)))
+        if self.name == "exponential":
+            return self.drop ** min(done, 1.0)
         if self.name == "step":
             return self.drop ** min(int(3 * done), 2)
         return self.plateau_factor
@@ -172,3 +178,80 @@ def clip_and_divide(
         scale = scale * torch.clamp(clip / (norm + 1e-6), max=1.0)
     torch._foreach_mul_(gradients, scale)
     return norm
+
+
+@dataclass(frozen=True)
+class RangeTest:
+    """What `range_test` saw: one rate and one loss per step taken."""
+
+    lrs: tuple[float, ...]
+    losses: tuple[float, ...]  # as they came
+    smoothed: tuple[float, ...]  # running means, the past discounted
+    diverged: bool  # the test ended before the highest rate
+
+    @property
+    def lowest(self) -> float:
+        """The rate at which the smoothed loss was lowest."""
+        return self.lrs[min(range(len(self.lrs)), key=self.smoothed.__getitem__)]
+
+    @property
+    def suggestion(self) -> float:
+        """A tenth of `lowest`: there the loss still fell, well below where it blew up."""
+        return self.lowest / 10
+
+
+def range_test(
+    take_step: Callable[[float], float],
+    low: float = 1e-7,
+    high: float = 10.0,
+    steps: int = 100,
+    *,
+    smoothing: float = 0.9,
+    stop: float = 4.0,
+) -> RangeTest:
+    """Raise the learning rate from step to step until the loss blows up.
+
+    The learning-rate range test of Smith (2017), "Cyclical Learning Rates for Training Neural
+    Networks", with rates in geometric progression. It moves the parameters: run it on a copy.
+
+    Args:
+        take_step: Takes one optimizer step at the given rate on the next batch; returns the
+            loss of that batch before the step.
+        low, high: First and last rate.
+        steps: At most so many steps.
+        smoothing: Weight of the past in the running mean of the loss, 0 to 1.
+        stop: End when the running mean is above so many times its lowest value, or the loss
+            is not finite.
+
+    Raises:
+        ParameterError: The rates or the number of steps make no test, or already the first
+            loss is not finite.
+    """
+    if not 0 < low < high < math.inf:
+        raise ParameterError(f"low={low}, high={high}.", "It takes 0 < low < high.")
+    if steps < 2 or not 0 <= smoothing < 1:
+        raise ParameterError(
+            f"steps={steps}, smoothing={smoothing}.",
+            "It takes at least 2 steps, and smoothing from 0 to below 1.",
+        )
+    lrs: list[float] = []
+    losses: list[float] = []
+    smoothed: list[float] = []
+    mean, weight, diverged = 0.0, 0.0, False
+    for step in range(steps):
+        lr = low * (high / low) ** (step / (steps - 1))
+        loss = float(take_step(lr))
+        mean = smoothing * mean + (1 - smoothing) * loss
+        weight = smoothing * weight + (1 - smoothing)  # as Adam's correction: starts unbiased
+        if not math.isfinite(loss) or (smoothed and mean / weight > stop * min(smoothed)):
+            diverged = True
+            break
+        lrs.append(lr)
+        losses.append(loss)
+        smoothed.append(mean / weight)
+    if not lrs:
+        raise ParameterError(
+            f"the loss is not finite at the first step, lr={low}.",
+            "Look at the data and the model before the rate.",
+        )
+    return RangeTest(tuple(lrs), tuple(losses), tuple(smoothed), diverged)
