@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from sftkit.errors import ParameterError
-from sftkit.evaluate.metrics import REPLICATES
+from sftkit.evaluate.intervals import REPLICATES
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,26 @@ def compare(
     shares = [wins / n, losses / n, 1 - (wins + losses) / n]
     drawn = np.random.default_rng(seed).multinomial(n, shares, size=REPLICATES)
     low, high = np.quantile(100 * (drawn[:, 0] - drawn[:, 1]) / n, [0.025, 0.975])
-    p_value = binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
     points = 100 * (wins - losses) / n
-    return Comparison(points, float(low), float(high), float(p_value), wins, losses)
+    p_value = mcnemar(wins, losses)
+    return Comparison(points, float(low), float(high), p_value, wins, losses)
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Exact two-sided test of "both models are equally good" (McNemar 1947).
+
+    If they are, each disagreement is a toss of a fair coin.
+
+    Args:
+        only_first, only_second: Examples that just the first, or just the second, has right.
+
+    Returns:
+        How likely a split at least as uneven is; 1.0 when the models never disagree.
+    """
+    if min(only_first, only_second) < 0:
+        raise ParameterError(
+            f"counts {only_first} and {only_second}.", "Counts of examples are 0 or more."
+        )
+    if not only_first + only_second:
+        return 1.0
+    return float(binomtest(int(only_first), int(only_first + only_second)).pvalue)

@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
 from sklearn import metrics as sk
 
 from sftkit.errors import ParameterError
+from sftkit.evaluate.intervals import REPLICATES, wilson
 from sftkit.evaluate.predict import Predictions
 from sftkit.teach.show import Table
 
-REPLICATES = 4000
 NAMES = ("accuracy", "macro F1", "weighted F1", "micro F1", "macro precision", "macro recall")
 
 
@@ -100,10 +99,8 @@ def classification_report(
     if values["accuracy"] in (0.0, 1.0):
         # Nothing varies between replicates, so the bootstrap gives an interval of no width,
         # however few examples there are. Wilson's interval for a share does not.
-        ends = binomtest(int(values["accuracy"] * len(truth)), len(truth)).proportion_ci(
-            method="wilson"
-        )
-        intervals = {name: (values[name], ends.low, ends.high) for name in NAMES}
+        low, high = wilson(int(values["accuracy"] * len(truth)), len(truth))
+        intervals = {name: (values[name], low, high) for name in NAMES}
     precision, recall, f1, support = sk.precision_recall_fscore_support(
         truth, guess, labels=ids, zero_division=0
     )
