@@ -59,7 +59,12 @@ def configuration(contestant: str, settings: dict[str, Any]) -> dict[str, Any]:
     if contestant in TRAINER:
         memory = contestant.endswith("+memory")
         return shared | {"arguments": TRAINER[contestant], "keep_freed_memory": memory}
-    return shared | {"batches": "by length", "keep_freed_memory": True}
+    return shared | {
+        "batches": "by length",
+        "keep_freed_memory": True,
+        "last_block": "what the head does not read is left out (models.skip_unread)",
+        "word_embeddings": "rows that occur (models.occurring_tokens_only)",
+    }
 
 
 def train_ours(model: Any, tokenizer: Any, data: Any, job: dict[str, Any]) -> dict[str, Any]:
@@ -76,11 +81,12 @@ def train_ours(model: Any, tokenizer: Any, data: Any, job: dict[str, Any]) -> di
         caching = [(len(rows), int(examples.lengths[rows].max())) for rows in order]
         trained, examples = models.cache_frozen(model, examples, 64)
     batches = Batches(examples, job["batch_size"], seed=job["seed"])
-    fit(
-        trained, batches, losses.classification(),
-        epochs=job["epochs"], lr=job["lr"], warmup=0.0, weight_decay=0.0, clip=1.0,
-        schedule="linear", seed=job["seed"], precision="fp32",
-    )  # fmt: skip
+    with models.occurring_tokens_only(trained, examples):
+        fit(
+            trained, batches, losses.classification(),
+            epochs=job["epochs"], lr=job["lr"], warmup=0.0, weight_decay=0.0, clip=1.0,
+            schedule="linear", seed=job["seed"], precision="fp32",
+        )  # fmt: skip
     shapes = [
         (len(rows), int(examples.lengths[rows].max()))
         for epoch in range(job["epochs"])
@@ -150,7 +156,11 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     trained = WHAT_IS_TRAINED.get(contestant, "all")
 
     def fresh() -> tuple[Any, Any]:
-        return models.load("minilm", names, head="first", train=trained, seed=job["seed"])
+        loaded = models.load(
+            "minilm", names, head="first", train=trained, seed=job["seed"],
+            skip_unread=contestant not in TRAINER,  # Trainer gets the stock model
+        )  # fmt: skip
+        return loaded
 
     if job["warm_up"]:
         rows = min(len(data["train"]), WARM_UP_BATCHES * job["batch_size"])
@@ -164,7 +174,9 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     require_float32(model)
     shapes, caching, cached = run["shapes"], run["caching"], run["cached_blocks"]
     sizes = Sizes.of(model.config)
-    flops = training_flops(sizes, shapes, cached) + caching_flops(sizes, caching, cached)
+    skipped = contestant not in TRAINER
+    flops = training_flops(sizes, shapes, cached, skipped)
+    flops += caching_flops(sizes, caching, cached)
     examples = sum(b for b, _ in shapes)
     assert examples == job["epochs"] * len(data["train"]), "every row once per epoch"
     return {

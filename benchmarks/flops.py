@@ -62,25 +62,45 @@ def block_flops(sizes: Sizes, examples: int, tokens: int) -> int:
     return linear + 2 * 2 * examples * tokens**2 * sizes.width
 
 
-def step_flops(sizes: Sizes, examples: int, tokens: int, cached_blocks: int = 0) -> int:
+def last_block_flops(sizes: Sizes, examples: int, tokens: int) -> int:
+    """The last block where only the first token's output is computed: keys and values of
+    all positions, the rest of one position per example (`models.skip_unread`)."""
+    width, positions = sizes.width, examples * tokens
+    keys_and_values = 2 * 2 * positions * width**2
+    rest = 2 * 2 * examples * width**2 + 2 * 2 * examples * width * sizes.inner
+    return keys_and_values + rest + 2 * 2 * examples * tokens * width
+
+
+def step_flops(
+    sizes: Sizes, examples: int, tokens: int, cached_blocks: int = 0, skipped: bool = False
+) -> int:
     """Forward and backward pass of one batch.
 
     Args:
         cached_blocks: Frozen blocks at the bottom whose output was computed before.
+        skipped: Whether the last block leaves out what the head does not read.
     """
     trained = sizes.blocks - cached_blocks
+    blocks = trained * block_flops(sizes, examples, tokens)
+    if skipped and trained:
+        blocks += last_block_flops(sizes, examples, tokens)
+        blocks -= block_flops(sizes, examples, tokens)
     head = 2 * examples * sizes.width * (sizes.width + sizes.classes)
-    flops = 3 * (trained * block_flops(sizes, examples, tokens) + head)
-    if cached_blocks:
-        flops -= 3 * 2 * examples * tokens * sizes.width**2
+    flops = 3 * (blocks + head)
+    if cached_blocks:  # no gradient for the inputs of the lowest trained block
+        queries = examples if skipped and trained == 1 else examples * tokens
+        flops -= 2 * (queries + 2 * examples * tokens) * sizes.width**2
     return flops
 
 
 def training_flops(
-    sizes: Sizes, shapes: Iterable[tuple[int, int]], cached_blocks: int = 0
+    sizes: Sizes,
+    shapes: Iterable[tuple[int, int]],
+    cached_blocks: int = 0,
+    skipped: bool = False,
 ) -> int:
     """All steps of a run, whose batches had these shapes ``(examples, tokens)``."""
-    return sum(step_flops(sizes, b, t, cached_blocks) for b, t in shapes)
+    return sum(step_flops(sizes, b, t, cached_blocks, skipped) for b, t in shapes)
 
 
 def caching_flops(sizes: Sizes, shapes: Iterable[tuple[int, int]], cached_blocks: int) -> int:

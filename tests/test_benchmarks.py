@@ -16,6 +16,7 @@ from benchmarks.classification import GOALS, ROOT, interval, summarize
 from benchmarks.flops import Sizes, machine_limit, step_flops, training_flops
 from sftkit import losses, models
 from sftkit.files import read_json
+from sftkit.models.dropout import CheapDropout
 from tests.engine import tiny
 
 
@@ -43,6 +44,19 @@ def test_flops_are_what_torch_counts(train):
     ours = step_flops(Sizes.of(model.config), len(rows), tokens, cached)
     assert ours == pytest.approx(counted(trained, examples, rows), rel=0.03)
     assert ours != pytest.approx(step_flops(Sizes.of(model.config), 10, tokens + 1, cached))
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_flops_without_what_is_not_read_are_what_torch_counts(layers):
+    model = tiny.model(head="first", layers=layers, dropout=0.1)
+    assert models.skip_unread(model)
+    examples, rows = tiny.examples(24), list(range(10))
+    tokens = int(examples.lengths[rows].max())
+    sizes = Sizes.of(model.config)
+    with CheapDropout():  # attention as two products that the counter sees
+        found = counted(model, examples, rows)
+    assert step_flops(sizes, 10, tokens, skipped=True) == pytest.approx(found, rel=0.03)
+    assert step_flops(sizes, 10, tokens) > 1.2 * found
 
 
 def test_flops_by_hand():

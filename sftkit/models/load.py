@@ -10,6 +10,7 @@ import torch
 
 from sftkit import assets
 from sftkit.errors import ModelError
+from sftkit.models import unread
 from sftkit.models.export import FORMAT_FILE, read_format
 from sftkit.models.frozen import set_trainable
 from sftkit.models.heads import MeanPoolClassifier
@@ -25,6 +26,7 @@ def load(
     train: str = "all",
     dropout: float | None = None,
     seed: int = 0,
+    skip_unread: bool = True,
 ) -> tuple[torch.nn.Module, Any]:
     """Load a pretrained encoder and its tokenizer, ready for classification.
 
@@ -37,6 +39,8 @@ def load(
         train: What is trained: see `set_trainable`.
         dropout: Overrides the model's own share in every layer; 0 turns it off.
         seed: Fixes the new head's first weights.
+        skip_unread: With the stock head, leave out what it does not read (see
+            `models.unread.skip_unread`); the numbers are the same.
 
     Returns:
         ``(model, tokenizer)``. ``model(**inputs).logits`` has the shape ``(B, C)``.
@@ -67,6 +71,8 @@ def load(
         with torch.random.fork_rng(), quiet_transformers():
             torch.manual_seed(seed)
             model = _with_head(source, config, head, dropout)
+    if skip_unread:
+        unread.skip_unread(model)
     set_trainable(model, train)
     return model, tokenizer
 
@@ -115,6 +121,7 @@ def _load_saved(source: str, name: str) -> tuple[torch.nn.Module, Any]:
             model = AutoModelForSequenceClassification.from_pretrained(
                 source, dtype=torch.float32
             )
+            unread.skip_unread(model)
     model.eval()
     return model, tokenizer
 
