@@ -140,6 +140,8 @@ class Encoder(nn.Module):
         self.head = _new_head(config, head)
         self.dropout = nn.Dropout(config.dropout)
 
+    takes_places = True  # see `forward`; `losses_lm.masked_lm` asks
+
     @property
     def base_model(self) -> nn.Module:
         """The part below the head, named as in transformers."""
@@ -150,6 +152,7 @@ class Encoder(nn.Module):
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
+        places: torch.Tensor | None = None,
     ) -> Output:
         """Hidden states, and logits when there is a head.
 
@@ -157,6 +160,8 @@ class Encoder(nn.Module):
             input_ids: ``(B, T)``.
             attention_mask: ``(B, T)``, 1 for tokens and 0 for padding; None: all are tokens.
             token_type_ids: ``(B, T)``; None: all 0.
+            places: ``(B, T)``, bool: the head "mlm" gives logits for these tokens only,
+                ``(n, V)``; None: for all.
 
         Raises:
             ModelError: When T is larger than ``max_length``.
@@ -164,7 +169,8 @@ class Encoder(nn.Module):
         check_length(input_ids.shape[1], self.config.max_length)
         hidden = self.body(input_ids, attention_mask, token_type_ids)
         if self.head_name == "mlm":
-            return Output(hidden, self.head(hidden, self.body.embeddings.word.weight))
+            chosen = hidden if places is None else hidden[places]
+            return Output(hidden, self.head(chosen, self.body.embeddings.word.weight))
         if self.head_name == "classes":
             pooled = mean_pool(hidden, attention_mask)
             return Output(hidden, self.head(self.dropout(pooled)))

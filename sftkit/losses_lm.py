@@ -1,0 +1,69 @@
+"""Losses of language models, as (sum, count) like all others.
+
+The shift between a token and what predicts it happens in `next_token`, and nowhere else:
+encoders label every place with its own token, models know nothing of labels.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sftkit.batches import IGNORE
+from sftkit.losses import Loss, cross_entropy, model_inputs
+
+if TYPE_CHECKING:
+    from sftkit.batches import Batch
+
+
+def next_token(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pair the logits at each place with the token at the next one.
+
+    Args:
+        logits: ``(B, T, V)``; those at place ``t`` have seen the tokens up to ``t``.
+        labels: ``(B, T)``, not shifted: ``labels[:, t]`` is the token at place ``t``.
+
+    Returns:
+        ``(B, T - 1, V)`` and ``(B, T - 1)``. The first label and the last logits have no
+        partner. Whatever is counted must be counted after this.
+    """
+    return logits[:, :-1], labels[:, 1:]
+
+
+def causal_lm() -> Loss:
+    """Cross-entropy of every token given those before it, for `fit`.
+
+    ``n`` is the number of supervised tokens after the shift, so that rows of any length, in
+    any grouping, give one mean.
+    """
+
+    def loss(model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        output: Any = model(**model_inputs(batch))
+        return cross_entropy(*next_token(output.logits, batch["labels"]))
+
+    return loss
+
+
+def masked_lm() -> Loss:
+    """Cross-entropy of the masked tokens given all others, for `fit`.
+
+    There is no shift: the model predicts each token at its own place. A model whose forward
+    takes ``places`` (`models.encoder.Encoder`) computes logits for the supervised places only:
+    with a share of 15 % and a large vocabulary this saves most of the head's work.
+    """
+
+    def loss(model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        labels, more = batch["labels"], {}
+        if getattr(model, "takes_places", False):
+            chosen = supervised(labels)
+            labels, more = labels[chosen], {"places": chosen}
+        output: Any = model(**model_inputs(batch), **more)
+        return cross_entropy(output.logits, labels)
+
+    return loss
+
+
+def supervised(labels: torch.Tensor) -> torch.Tensor:
+    """Where something is to be predicted: ``bool``, of the labels' shape."""
+    return labels != IGNORE
