@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 __all__ = [
     "assets",
     "batches",
+    "check_run",
     "checkpoints",
     "checks",
     "corpora",
@@ -41,12 +42,12 @@ if TYPE_CHECKING:
         optim,
         teach,
     )
-    from sftkit.checks import data_report
+    from sftkit.checks import check_run, data_report
 
 
 def __getattr__(name: str) -> Any:
-    if name == "data_report":
-        return importlib.import_module("sftkit.checks").data_report
+    if name in ("check_run", "data_report"):
+        return getattr(importlib.import_module("sftkit.checks"), name)
     if name in __all__:
         return importlib.import_module(f"sftkit.{name}")
     raise AttributeError(f"module 'sftkit' has no attribute {name!r}")

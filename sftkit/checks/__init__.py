@@ -2,5 +2,13 @@
 
 from sftkit.checks.data import data_report
 from sftkit.checks.report import DataReport, Doubt
+from sftkit.checks.run import Finding, RunReport, check_run
 
-__all__ = ["DataReport", "Doubt", "data_report"]
+__all__ = [
+    "DataReport",
+    "Doubt",
+    "Finding",
+    "RunReport",
+    "check_run",
+    "data_report",
+]
