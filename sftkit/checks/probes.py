@@ -92,7 +92,7 @@ def _check_labels(run: Run) -> Found:
     else:
         empty = np.flatnonzero(~supervised)
         what = f"{supervised.mean():.1%} of all rows are supervised"
-    rows = examples.columns.get("row", np.arange(len(examples)))
+    rows: Any = examples.columns.get("row", np.arange(len(examples)))
     if len(empty) == len(examples):
         yield WRONG, "no row is supervised: every label is -100."
         return
@@ -138,7 +138,7 @@ def _check_names(run: Run) -> Found:
 
 
 def _check_cut(run: Run) -> Found:
-    cut = run.batches.examples.columns.get("cut")
+    cut: Any = run.batches.examples.columns.get("cut")
     if cut is None:
         return
     share = float(np.mean(cut))
