@@ -66,6 +66,8 @@ def mathml(latex: str, display: bool) -> str:
     """LaTeX as MathML; as its own source in ``<code>`` when it cannot be converted."""
     from latex2mathml.converter import convert
 
+    # The converter knows align* only; inside $$ MathJax knows aligned only.
+    latex = latex.replace("{aligned}", "{align*}")
     try:
         return convert(latex.strip(), display="block" if display else "inline")
     except Exception:  # the converter raises many kinds; the reader still gets the formula
