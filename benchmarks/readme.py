@@ -3,8 +3,9 @@
     python benchmarks/readme.py            # rewrite the marked parts of README.md
     python benchmarks/readme.py --check    # fail if they differ from the records
 
-A part lies between ``<!-- results:classification -->`` and ``<!-- /results -->``, or between
-``<!-- bench:classification -->`` and ``<!-- /bench -->``.
+A part lies between ``<!-- results:classification -->`` and ``<!-- /results -->``, between
+``<!-- bench:classification -->`` and ``<!-- /bench -->``, or, for the list of the notebooks
+that there are, between ``<!-- course:notebooks -->`` and ``<!-- /course -->``.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.campaign import RECORDS, read_records  # noqa: E402
 from benchmarks.classification import RESULT  # noqa: E402
 from benchmarks.contestants import CONTESTANTS, SAME_MATHEMATICS  # noqa: E402
+from sftkit.course import notebooks  # noqa: E402
 from sftkit.errors import ParameterError  # noqa: E402
 from sftkit.files import read_json, write_text  # noqa: E402
 
@@ -168,6 +170,21 @@ def _goals(result: Record) -> str:
     return f"Goals: {told}. "
 
 
+def course_part(folder: Path | None = None) -> str:
+    """The notebooks that there are: number, link, question, minutes."""
+    rows = []
+    for source in notebooks.sources(folder):
+        notebook = notebooks.read(source)
+        title = notebooks.title(notebook)
+        name = title.split("·", 1)[-1].strip()
+        minutes = notebooks.header(notebook, source.name).minutes
+        link = f"[{name}](notebooks/{source.executed.name})"
+        rows.append(
+            [f"{source.number:02d}", link, notebooks.question(notebook), f"{minutes:g}"]
+        )
+    return markdown(["", "notebook", "question", "minutes"], rows)
+
+
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
@@ -198,7 +215,8 @@ def put(text: str, kind: str, name: str, content: str) -> str:
 
 
 def updated(text: str, records: Path = RECORDS, result: Path = RESULT) -> str:
-    """The README with both parts as the records give them."""
+    """The README with its parts as records and notebooks give them."""
+    text = put(text, "course", "notebooks", course_part())
     text = put(text, "results", "classification", results_part(read_records(records)))
     bench = read_json(result) if result.is_file() else None
     return put(text, "bench", "classification", bench_part(bench))

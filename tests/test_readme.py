@@ -9,6 +9,7 @@ import pytest
 from benchmarks import readme
 from benchmarks.campaign import as_record, jobs
 from benchmarks.classification import summarize
+from sftkit.course import notebooks
 from sftkit.errors import ParameterError
 from tests.test_benchmarks import RESULT, measured
 
@@ -22,6 +23,9 @@ between
 
 <!-- bench:classification -->
 <!-- /bench -->
+
+<!-- course:notebooks -->
+<!-- /course -->
 
 end
 """
@@ -96,6 +100,16 @@ def test_both_parts_are_put_in_and_nothing_else_changes(tmp_path, records, bench
 def test_missing_or_repeated_markers_are_refused(text):
     with pytest.raises(ParameterError, match="There must be one"):
         readme.put(text, "results", "classification", "x")
+
+
+def test_the_course_lists_each_notebook_with_its_question_and_minutes():
+    lines = readme.course_part().splitlines()
+    assert len(lines) == 2 + len(notebooks.sources())
+    assert any(
+        line.startswith("| 07 | [Text classification](notebooks/07_text_classification.ipynb) ")
+        and "?" in line
+        for line in lines
+    )
 
 
 def test_the_readme_here_is_up_to_date():

@@ -110,17 +110,17 @@ for name, mask in [("pretraining", pretraining), ("SFT", sft)]:
 # | I · From the loss to a training loop | II · One task each | III · Doing it well |
 # |---|---|---|
 # | 00 Start here (this one) | [07 Text classification](07_text_classification.ipynb) | 16 What to train |
-# | 01 Loss | 08 Evaluation | 17 Schedules and regularization |
-# | 02 Gradient descent | 09 Named entities | 18 Imbalance and augmentation |
-# | 03 Tokenization | 10 Question answering | 19 Hyper-parameter search |
-# | 04 Transformer | 11 Translation | 20 Few examples |
-# | 05 Pretraining | 12 Summarization | 21 Several tasks |
-# | 06 Training loop | 13 Instruction tuning | 22 Smaller models |
-# |   | 14 Images | 23 More machines |
-# |   | 15 Speech | 24 Failure gallery |
-# |   |   | 25 Looking inside |
-# |   |   | 26 Data quality |
-# |   |   | 27 Your own project |
+# | [01 Loss](01_loss.ipynb) | [08 Evaluation](08_evaluation.ipynb) | 17 Schedules and regularization |
+# | [02 Gradient descent](02_gradient_descent.ipynb) | 09 Named entities | 18 Imbalance and augmentation |
+# | [03 Tokenization](03_tokenization.ipynb) | 10 Question answering | 19 Hyper-parameter search |
+# | [04 Transformer](04_transformer.ipynb) | 11 Translation | 20 Few examples |
+# | [05 Pretraining](05_pretraining.ipynb) | 12 Summarization | 21 Several tasks |
+# | [06 Training loop](06_training_loop.ipynb) | 13 Instruction tuning | 22 Smaller models |
+# |    | 14 Images | 23 More machines |
+# |    | 15 Speech | 24 Failure gallery |
+# |    |    | 25 Looking inside |
+# |    |    | 26 Data quality |
+# |    |    | 27 Your own project |
 #
 # In a hurry, with data of your own? Go to 07 and give it your file:
 # `sftkit run 07 -p data=reviews.csv`.
@@ -323,8 +323,8 @@ chat_exercise(chat_mask_solution)
 # ## Where to go next
 #
 # - With a task of your own: [07 · Text classification](07_text_classification.ipynb).
-# - From the ground up: 01 and 02 derive the loss and the step by hand; where they are not
-#   linked on the map, they are still to come.
+# - From the ground up: [01 · Loss](01_loss.ipynb) derives the formula above, and
+#   [02 · Gradient descent](02_gradient_descent.ipynb) the step.
 # - The paper that put pretraining and fine-tuning together for encoders: Devlin et al.
 #   (2019), *BERT: Pre-training of Deep Bidirectional Transformers for Language
 #   Understanding*. For conversations: Ouyang et al. (2022), *Training language models to

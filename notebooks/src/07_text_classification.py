@@ -9,7 +9,7 @@
 # ---
 
 # %% [markdown]
-# # 07 Text classification
+# # 07 · Text classification
 #
 # **The question.** What does fine-tuning buy, over a linear model that trains in two
 # seconds?
@@ -804,7 +804,7 @@ if float(epochs).is_integer() and not state.stopped:
 #
 # ## Where to go next
 #
-# - 08 evaluation: where the intervals come from.
+# - [08 · Evaluation](08_evaluation.ipynb): where the intervals come from.
 # - 16 what to train: freezing and LoRA.
 # - Your own data: `sftkit run 07 -p data=my.csv -p text=… -p label=…`.
 
