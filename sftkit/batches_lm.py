@@ -37,7 +37,8 @@ def uniform(seed: int, epoch: int, rows: np.ndarray, length: int, draw: int) -> 
 class MaskedBatches(Batches):
     """`Batches` of examples from `encode_lm.masked`, masked anew in every epoch.
 
-    Of the tokens that have a label, a share ``rate`` is chosen. Of the chosen, 80 % become
+    Of the tokens that have a label, a share ``rate`` is chosen, of every piece at least one. Of
+    the chosen, 80 % become
     the mask token, 10 % a random token, and 10 % stay as they are (Devlin et al. 2019,
     "BERT"). Labels of tokens that were not chosen become -100.
 
@@ -85,7 +86,11 @@ class MaskedBatches(Batches):
         chance, kind, which = (
             uniform(self.seed, epoch, rows, ids.shape[1], draw) for draw in range(3)
         )
-        chosen = (labels != IGNORE) & (chance < self.rate)
+        open_to = labels != IGNORE
+        chosen = open_to & (chance < self.rate)
+        # A short piece may have drawn no place at all; it then hides the likeliest one.
+        least = np.where(open_to, chance, 2.0).min(axis=1, keepdims=True)
+        chosen |= open_to & (chance == least) & ~chosen.any(axis=1, keepdims=True)
         first, end = self.tokens
         ids[chosen & (kind < 0.8)] = self.mask_id
         replaced = chosen & (kind >= 0.8) & (kind < 0.9)

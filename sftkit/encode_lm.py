@@ -107,7 +107,8 @@ def masked(texts: Sequence[str], tokenizer: Any, max_length: int = 128) -> Datas
     """Encode texts for masked language modelling; `batches_lm.MaskedBatches` draws the masks.
 
     Every piece is ``[CLS] ... [SEP]``, as a classifier will see its texts. ``labels`` holds
-    each token itself, and -100 for special tokens, which are never masked nor predicted.
+    each token itself, and -100 for special tokens, unknown characters among them, which are
+    never masked nor predicted. Pieces of unknown characters alone are left out.
 
     Args, raises: as `causal`; ``max_length`` at least 3.
     """
@@ -119,6 +120,8 @@ def masked(texts: Sequence[str], tokenizer: Any, max_length: int = 128) -> Datas
         for start in range(0, len(ids), room):
             piece = ids[start : start + room]
             known = [IGNORE if token == unknown else token for token in piece]
+            if all(label == IGNORE for label in known):
+                continue  # unknown characters alone: nothing to learn
             columns["input_ids"].append([begin, *piece, end])
             columns["labels"].append([IGNORE, *known, IGNORE])
             columns["row"].append(row)

