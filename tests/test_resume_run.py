@@ -65,3 +65,18 @@ def test_kill_minus_nine_then_resume(tmp_path):
     results = [read_json(p.parent.parent / "result.json") for p in (a, b)]
     for name in ("svm", "frozen", "tuned"):
         assert results[0]["metrics"][name] == results[1]["metrics"][name]
+
+
+@pytest.mark.slow
+def test_the_readme_example_on_a_small_file_of_ones_own(tmp_path):
+    """The command of the README as it stands there, but for the folder of runs."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    line = next(line for line in text.splitlines() if "data=data/examples/reviews.csv" in line)
+    words = line.split()[1:]  # without the path of the command
+    command = [sys.executable, "-m", "sftkit", *words, "--store", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, env=environment(), check=True, timeout=900)
+    (result,) = tmp_path.glob("*/*/result.json")
+    metrics = read_json(result)["metrics"]
+    assert metrics["train_rows"] == 100 and metrics["test_rows"] == 13
+    page = (result.parent / "notebook.html").read_text(encoding="utf-8")
+    assert "default-src 'none'" in page  # a browser may fetch nothing for it
