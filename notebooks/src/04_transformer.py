@@ -154,15 +154,18 @@ for text in texts:
     row = row[rng.random(len(row)) < stays[row]]
     parts += [row, np.full(window, -1)]  # a gap, so that texts do not touch
 line = np.concatenate(parts)
+print(f"{len(texts):,} texts, {(line >= 0).sum():,} words stay")
+
+# %%
 found = []
 for gap in range(1, window + 1):
     a, b = line[:-gap], line[gap:]
     both = (a >= 0) & (b >= 0)
     found += [(a[both], b[both]), (b[both], a[both])]
 centre, near = (
-    torch.from_numpy(np.concatenate(side)) for side in zip(*found, strict=False)
+    torch.from_numpy(np.concatenate(side)) for side in zip(*found, strict=True)
 )
-print(f"{len(texts):,} texts, {len(centre):,} pairs (centre word, near word)")
+print(f"{len(centre):,} pairs (centre word, near word)")
 
 # %% [markdown]
 # All that follows depends on the **counts** $X_{wc}$ alone: how often $c$ stands near $w$.
@@ -201,7 +204,7 @@ assert torch.equal(X, X.T)
 
 # %%
 def skip_gram(v, u):
-    """Losses (B,) of centres v (B, D) and u (B, 1 + K, D): the real word, then noise."""
+    """Losses (B,) of centres v (B, D) and u (B, 1 + K, D): real word, then noise."""
     scores = torch.einsum("bd,bkd->bk", v, u)
     real, noise = scores[:, :1], scores[:, 1:]
     return -torch.cat(
@@ -223,8 +226,8 @@ triplet("skip-gram", lambda v, u: skip_gram(v, u).sum(), skip_gram_gradient, cas
 
 # %% [markdown]
 # Now the training, by plain gradient descent on batches. Noise words are drawn with
-# probability $P_c \propto (\text{occurrences of } c)^{3/4}$. A word may occur several times
-# in a batch; `index_add_` adds up its gradients.
+# probability $P_c \propto X_c^{3/4}$, where $X_c = \sum_w X_{wc}$. A word may occur several
+# times in a batch; `index_add_` adds up its gradients.
 
 # %%
 K, batch, first_rate = 5, 1024, 0.1
@@ -307,6 +310,7 @@ def same_kind(E, group):
     return np.mean([x in group for w in group for x, _ in neighbours(E, w, 5)])
 
 
+# %%
 def kind_table(**tables):
     rows = [
         [kind, f"{(len(group) - 1) / (V - 1):.1%}"]
@@ -320,7 +324,7 @@ kind_table(untrained=untrained, skip_gram=W)
 
 # %% [markdown]
 # **What the scores become.** Over all pairs, the score $z$ of one cell $(w, c)$ occurs in
-# $X_{wc} \cdot [-\log\sigma(z)]$, and as noise in
+# $X_{wc} \cdot [-\log\sigma(z)]$, and as noise, on average, in
 # $K X_{w} P_c \cdot [-\log \sigma(-z)]$, with $X_w = \sum_c X_{wc}$. If every cell had its
 # own free score, the derivative would vanish where
 #
@@ -329,8 +333,9 @@ kind_table(untrained=untrained, skip_gram=W)
 # \;\Longrightarrow\; z = \log \frac{X_{wc} / X_w}{P_c} - \log K.$$
 #
 # The first term says how much likelier $c$ becomes next to $w$: **pointwise mutual
-# information** (Levy and Goldberg 2014). $D$ numbers per word cannot fit all $V^2$ cells;
-# but where counts are large, scores should follow the line.
+# information** (Levy and Goldberg 2014; the power 3/4 in $P_c$ shifts it a little). $D$
+# numbers per word cannot fit all $V^2$ cells, and a few passes do not reach the optimum.
+# But where counts are large, scores should follow the line.
 
 # %%
 often = X >= 20
@@ -364,7 +369,8 @@ print(
 #
 # The term $\log X_a$ does not depend on $k$: it becomes a bias $b_a$. For symmetry, $k$
 # gets one too. What remains is a regression on logarithms of counts. Rare pairs are noise,
-# so they count less, and pairs that never met count nothing:
+# so they count less, and pairs that never met count nothing. (The paper also weighs a
+# pair by 1 / distance, and has $x_{\max} = 100$; our texts are few, so we take 20.)
 #
 # $$J = \sum_{w,c} f(X_{wc})\, e_{wc}^2, \qquad
 # e_{wc} = v_w \cdot u_c + b_w + d_c - \log X_{wc}, \qquad
@@ -380,7 +386,7 @@ print(
 
 # %%
 def errors(v, u, b, d, counts):
-    """How far each fitted score is from the log count (V, V); 0 where there is none."""
+    """How far each fitted score is from the log of its count, (V, V)."""
     target = torch.where(counts > 0, counts, 1).log()
     return v @ u.T + b[:, None] + d - target
 
@@ -422,7 +428,7 @@ squares = [torch.full_like(p, 1e-8) for p in theta]
 total = weights(X).sum()
 start = glove(*theta, X) / total
 for _ in range(100):
-    for p, square, grad in zip(theta, squares, glove_gradient(*theta, X), strict=False):
+    for p, square, grad in zip(theta, squares, glove_gradient(*theta, X), strict=True):
         square += grad**2
         p -= 0.1 * grad / square.sqrt()
 print(
@@ -474,16 +480,18 @@ def sinusoidal(T, D):
     return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)
 
 
+# %%
 def shift(k, D):
     """The matrix (D, D) that moves a position by k."""
     angle = k * 10000.0 ** (-torch.arange(0, D, 2, dtype=torch.float64) / D)
     blocks = [
         torch.tensor([[c, s], [-s, c]])
-        for c, s in zip(angle.cos(), angle.sin(), strict=False)
+        for c, s in zip(angle.cos(), angle.sin(), strict=True)
     ]
     return torch.block_diag(*blocks)
 
 
+# %%
 moved, expected, dots, cosines = [], [], [], []
 for T, D, k in [(20, 8, 3), (50, 64, 17), (9, 2, 1)]:
     p = sinusoidal(T + k, D)
@@ -526,7 +534,7 @@ minilm = load_file(assets.path("minilm") / "model.safetensors")
 learned = minilm["embeddings.position_embeddings.weight"]
 fig, axes = show.new_figure(height=3.4, columns=2)
 tables = {"Learned by MiniLM": learned[:64].double(), "Sinusoidal": sinusoidal(64, 384)}
-for ax, (name, table) in zip(axes, tables.items(), strict=False):
+for ax, (name, table) in zip(axes, tables.items(), strict=True):
     unit = functional.normalize(table - table.mean(0), dim=1)
     image = ax.imshow(unit @ unit.T, cmap="viridis", vmin=-0.5, vmax=1)
     ax.set(xlabel="position", ylabel="position", title=name)
@@ -535,7 +543,8 @@ fig.colorbar(image, ax=axes, label="cosine (mean removed)")
 show.figure(fig, "Both are brightest on the diagonal: near positions are similar.")
 
 # %% [markdown]
-# Nobody told MiniLM that 10 is near 11. It learned a diagonal.
+# Nobody told MiniLM that 10 is near 11: it has learned the bright diagonal. It also learned
+# stripes beside it, so its positions are waves too, of its own choice.
 #
 # ### Rotary
 #
@@ -545,7 +554,7 @@ show.figure(fig, "Both are brightest on the diagonal: near positions are similar
 # $e^{i \omega m}$. The dot product of two pairs of reals is
 # $\operatorname{Re}(q \bar{k})$, so the score between a query at $m$ and a key at $n$ is
 #
-# $$\operatorname{Re}\bigl(q e^{i\omega m}\, \overline{k e^{i \omega n}}\bigr)
+# $$\operatorname{Re}\bigl(q e^{i\omega m} \cdot \bar{k} e^{-i \omega n}\bigr)
 # = \operatorname{Re}\bigl(q \bar{k}\, e^{i \omega (m - n)}\bigr).$$
 #
 # It depends on $m - n$ alone: **the relative property**, now for the score itself. And
@@ -554,7 +563,7 @@ show.figure(fig, "Both are brightest on the diagonal: near positions are similar
 
 # %%
 def rotary(x, first=0, base=10000.0):
-    """Rotate x (..., T, d) by position; number j is paired with j + d/2, as in Llama."""
+    """Rotate x (..., T, d) by position; number j is paired with j + d/2."""
     T, d = x.shape[-2:]
     speed = 1.0 / base ** (torch.arange(0, d, 2, dtype=x.dtype) / d)
     angle = torch.outer(torch.arange(first, first + T, dtype=x.dtype), speed)
@@ -565,7 +574,6 @@ def rotary(x, first=0, base=10000.0):
 
 
 # %%
-# The relative property: all moved by the same number of places, scores stay.
 
 
 here, later, lengths = [], [], []
@@ -617,7 +625,7 @@ compare("rotary vs sftkit.models.blocks", torch.cat(ours), torch.cat(packaged), 
 
 # %%
 def attention(q, k, v, mask=None):
-    """Mixed values (..., T, d) and shares (..., T, S); mask is True where one may look."""
+    """Mixed values (..., T, d) and shares (..., T, S); mask: True may be seen."""
     scores = q @ k.mT / math.sqrt(q.shape[-1])
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
@@ -641,8 +649,8 @@ compare("attention vs torch", torch.cat(ours), torch.cat(theirs), 1e-12)
 #
 # $$\operatorname{Var}(q \cdot k) = \sum_{i=1}^{d} \operatorname{Var}(q_i k_i) = d .$$
 #
-# So raw scores grow like $\sqrt d$, and dividing by $\sqrt d$ brings their variance back to
-# 1. Otherwise the softmax saturates: one share goes to 1, the rest to 0, and the gradient
+# So raw scores grow like $\sqrt d$, and division by $\sqrt d$ makes their variance 1 again.
+# Without it the softmax saturates: one share goes to 1, the rest to 0, and the slope
 # $\partial p_i / \partial z_i = p_i (1 - p_i)$ vanishes at both ends.
 
 # %%
@@ -673,7 +681,7 @@ ax.set(
 )
 ax.set_title("Without the scale, attention takes one key and forgets the rest")
 ax.legend()
-show.figure(fig, "Raw: rises from one half to almost 1 as d grows. Scaled: stays low.")
+show.figure(fig, "Raw: rises to almost 1 as d grows. Scaled: stays near one quarter.")
 
 # %% [markdown]
 # ### The gradient
@@ -764,6 +772,7 @@ def merge(x):
     return x.transpose(1, 2).reshape(B, T, H * d)
 
 
+# %%
 class Attention(nn.Module):
     """Every token looks at every allowed token, in several heads."""
 
@@ -790,10 +799,10 @@ for B, T, D, H in [(2, 5, 12, 3), (1, 7, 8, 8), (3, 4, 20, 1)]:
     layer = Attention(D, H).double()
     with torch.no_grad():
         packed = zip(
-            library.in_proj_weight.chunk(3), library.in_proj_bias.chunk(3), strict=False
+            library.in_proj_weight.chunk(3), library.in_proj_bias.chunk(3), strict=True
         )
         for linear, (weight, bias) in zip(
-            (layer.query, layer.key, layer.value), packed, strict=False
+            (layer.query, layer.key, layer.value), packed, strict=True
         ):
             linear.weight.copy_(weight)
             linear.bias.copy_(bias)
@@ -843,7 +852,8 @@ compare(
 # \bar g = \sum \bar y \odot \hat x, \qquad \bar b = \sum \bar y,$$
 #
 # the last two over all tokens. In words: the part of the gradient that would move the mean
-# or the length is taken out, because the output does not depend on them.
+# or the length is taken out, because the output does not depend on them (but for
+# $\epsilon$).
 
 
 # %%
@@ -853,6 +863,7 @@ def layer_norm(x, g, b, eps=1e-12):
     return g * centred / (centred.square().mean(-1, keepdim=True) + eps).sqrt() + b
 
 
+# %%
 def layer_norm_gradient(x, g, b, eps=1e-12):
     """Of sum(sin(layer norm)), by x, g and b."""
     centred = x - x.mean(-1, keepdim=True)
@@ -864,6 +875,7 @@ def layer_norm_gradient(x, g, b, eps=1e-12):
     return inner / s, (up * hat).sum(0), up.sum(0)
 
 
+# %%
 cases = [[normal(T, D), normal(D), normal(D)] for T, D in [(3, 5), (1, 8), (6, 4)]]
 triplet("layer norm", lambda *t: layer_norm(*t).sin().sum(), layer_norm_gradient, cases)
 ours = [layer_norm(*case).flatten() for case in cases]
@@ -957,6 +969,7 @@ show.figure(fig, "Three curves, near 0 on the left and near x on the right.")
 depth, D = 30, 64
 
 
+# %%
 def plain(x):
     return functional.layer_norm(x, x.shape[-1:])
 
@@ -968,6 +981,7 @@ kinds_of_block = {
 }
 
 
+# %%
 def gradient_sizes(block):
     """Length of the gradient at each depth, from the input on."""
     torch.manual_seed(seed)
@@ -1157,19 +1171,24 @@ compare("our BERT vs sftkit.models.encoder", hidden[real], packaged[real], 1e-5)
 
 
 # %% [markdown]
-# How long is it? The parts that it needs, with their docstrings:
+# How long is it? All that it needs, counted:
+
 
 # %%
-functions = [gelu, layer_norm, attention, split, merge, our_name]
-classes = [Attention, Norm, EncoderBlock, Bert]
-functions += [
-    f for part in classes for f in vars(part).values() if inspect.isfunction(f)
-]
-lines = sum(len(inspect.getsource(f).splitlines()) for f in functions)
-lines += (
-    2 * len(classes) + len(RENAMED) + 2
-)  # their first lines, and the table of names
-print(f"BERT, and the loading of its weights: {lines} lines")
+def lines_of(functions, classes):
+    """Lines of code, docstrings included; two for the head of each class."""
+    inside = [
+        f for part in classes for f in vars(part).values() if inspect.isfunction(f)
+    ]
+    both = [*functions, *inside]
+    return sum(len(inspect.getsource(f).splitlines()) for f in both) + 2 * len(classes)
+
+
+shared = [attention, split, merge]
+lines = {
+    "BERT": lines_of([gelu, layer_norm, *shared], [Attention, Norm, EncoderBlock, Bert])
+}
+print(f"our BERT: {lines['BERT']} lines, and {len(RENAMED)} names to translate")
 
 # %% [markdown]
 # ### The output layer
@@ -1200,6 +1219,7 @@ class Scale(nn.Module):
         return rms_norm(x, self.weight, self.eps)
 
 
+# %%
 class GroupedAttention(nn.Module):
     """Causal, rotary, with fewer heads of keys and values than of queries."""
 
@@ -1234,6 +1254,7 @@ class Gated(nn.Module):
         return self.down_proj(silu(self.gate_proj(x)) * self.up_proj(x))
 
 
+# %%
 class DecoderBlock(nn.Module):
     """Norm, attention, add; norm, feed-forward, add."""
 
@@ -1283,14 +1304,20 @@ print(llama.load_state_dict(tensors, assign=True))
 words_of = AutoTokenizer.from_pretrained(smol)
 prompt = words_of("The capital of France is", return_tensors="pt").input_ids
 with torch.no_grad():
-    logits = llama(prompt)
-probs = logits[0, -1].softmax(dim=0)
-best = probs.topk(3)
+    logits = llama.double()(prompt)
+best = logits[0, -1].softmax(dim=0).topk(3)
 rows = [
-    [words_of.decode([i]), f"{p:.2f}"]
-    for p, i in zip(best.values, best.indices.tolist(), strict=False)
+    [words_of.decode([i]), best.values[k].item()]
+    for k, i in enumerate(best.indices.tolist())
 ]
-show.table(rows, ["next token", "probability"], "The capital of France is ...")
+show.table(
+    rows, ["next token", "probability"], "The capital of France is ...", digits=2
+)
+
+# %% [markdown]
+# The whole model, all logits of all tokens, in both precisions. In float64 what remains is
+# the angle of the positions, which transformers and `sftkit` make in float32. In float32
+# it is the rounding of 30 blocks: seven digits of logits that reach 27.
 
 # %%
 from sftkit.models.decoder import Decoder
@@ -1298,13 +1325,22 @@ from transformers import LlamaForCausalLM
 
 their_llama = LlamaForCausalLM.from_pretrained(smol, dtype=torch.float32).eval()
 with torch.no_grad():
-    theirs = their_llama(prompt).logits
-del their_llama  # half a gigabyte
+    theirs32 = their_llama(prompt).logits
+    theirs64 = their_llama.double()(prompt).logits
+del their_llama  # a gigabyte
 decoder = Decoder.from_llama(smol)
 with torch.no_grad():
     packaged = decoder(prompt).logits
-compare("our Llama, logits vs transformers", logits, theirs, 1e-4)
-compare("our Llama vs sftkit.models.decoder", logits, packaged, 1e-4)
+    logits32 = llama.float()(prompt)
+compare("our Llama vs transformers, float64, logits", logits, theirs64, 1e-4)
+compare("our Llama vs transformers, float32, logits", logits32, theirs32, 5e-4)
+compare("our Llama vs sftkit.models.decoder, float32", logits32, packaged, 5e-4)
+print(f"largest logit: {logits.abs().max():.1f}")
+
+# %%
+classes = [Scale, GroupedAttention, Gated, DecoderBlock, Llama]
+lines["Llama"] = lines_of([silu, rms_norm, rotary, *shared], classes)
+print(f"our Llama: {lines['Llama']} lines")
 
 # %% [markdown]
 # **A check for every new model.** Before training, all logits are near 0 and the loss
@@ -1424,7 +1460,7 @@ print(
 
 # %%
 def kept_bytes(f, x, parameters):
-    """Bytes that autograd keeps for the backward pass of f(x), parameters not counted."""
+    """Bytes kept for the backward pass of f(x), parameters not counted."""
     owned, seen = {p.data_ptr() for p in parameters}, {}
 
     def pack(tensor):
@@ -1504,7 +1540,7 @@ print(f"{4 * 2 * 30 * 3 * 64:,} bytes per token")
 # ## 10. Attention, seen
 #
 # What do MiniLM's 72 heads look at? Some have a simple habit, which can be measured: take
-# 40 headlines, and average the share that a word gives to the word before it, to the word
+# 40 short texts, and average the share that a word gives to the word before it, to the word
 # after it, and to `[SEP]`, the token that ends each text.
 
 # %%
@@ -1609,11 +1645,11 @@ figure_box(draw, controls)
 
 # %% tags=["exercise"]
 def attend(query, keys, values):
-    """Mixed value (a list) of one query (d numbers) over keys and values (S lists each)."""
+    """Mixed value, a list, of one query (d numbers) over S keys and S values."""
     raise NotImplementedError
 
 
-# %% tags=["check"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true}
 from sftkit.teach.exercises import Exercise
 
 
@@ -1622,32 +1658,25 @@ def library_attention(query, keys, values, scale=None):
     return functional.scaled_dot_product_attention(q, k, v, scale=scale)[0]
 
 
+def scaled(scale):
+    """The library's attention with another scale of the scores."""
+    return lambda q, k, v: library_attention(q, k, v, scale(len(q), len(k)))
+
+
+# %% tags=["check"] jupyter={"source_hidden": true}
 attend_exercise = Exercise(
     "attend",
     library_attention,
     [
-        (
-            [1.0, -0.5, 2.0],
-            [[0.3, 1.0, 0.7], [2.0, 0.0, -1.0]],
-            [[1.0, 2.0], [3.0, -4.0]],
-        ),
+        ([1.0, -0.5], [[0.3, 1.0], [2.0, 0.0], [0.1, 0.2]], [[1.0], [3.0], [-4.0]]),
         ([2.0], [[3.0]], [[7.0, 8.0, 9.0]]),
         ([900.0, 900.0], [[1.0, 0.0], [1.0, 0.0], [0.0, -1.0]], [[1.0], [2.0], [5.0]]),
     ],
     [
-        (
-            lambda q, k, v: library_attention(q, k, v, 1.0),
-            "Divide scores by the root of d.",
-        ),
-        (
-            lambda q, k, v: library_attention(q, k, v, 1 / len(q)),
-            "You divide by d. Divide by its root.",
-        ),
-        (
-            lambda q, k, v: library_attention(q, k, v, 1 / math.sqrt(len(k))),
-            "d is the width of the query, not the number of keys.",
-        ),
-        (lambda q, k, v: np.mean(v, axis=0), "All shares are equal: use the scores."),
+        (scaled(lambda d, S: 1.0), "Divide the scores by the root of d."),
+        (scaled(lambda d, S: 1 / d), "You divide by d. Divide by its root."),
+        (scaled(lambda d, S: S**-0.5), "d is the width, not the number of keys."),
+        (scaled(lambda d, S: 0.0), "All shares are equal: use the scores."),
     ],
 )
 attend_exercise(attend)
@@ -1687,6 +1716,23 @@ def allowed(lengths, T):
     raise NotImplementedError
 
 
+# %% jupyter={"source_hidden": true}
+def lower(lengths, T):
+    return np.stack([np.tri(T)] * len(lengths))
+
+
+def below(lengths, T):
+    return np.stack([np.tri(T, k=-1)] * len(lengths))
+
+
+def upper(lengths, T):
+    return lower(lengths, T).swapaxes(1, 2)
+
+
+def only_real(lengths, T):
+    return [[[int(s < n) for s in range(T)]] * T for n in lengths]
+
+
 # %% tags=["check"] jupyter={"source_hidden": true}
 allowed_exercise = Exercise(
     "allowed",
@@ -1697,22 +1743,10 @@ allowed_exercise = Exercise(
     ],
     [([3, 1], 3), ([2], 2), ([0, 2], 3)],
     [
-        (
-            lambda lengths, T: np.stack([np.tri(T)] * len(lengths)),
-            "Padding is missing: no token may look at s >= length.",
-        ),
-        (
-            lambda lengths, T: [[[int(s < n) for s in range(T)]] * T for n in lengths],
-            "Tokens look ahead: with s > t they would read the answer.",
-        ),
-        (
-            lambda lengths, T: np.stack([np.tri(T, k=-1)] * len(lengths)),
-            "A token may look at itself: s <= t.",
-        ),
-        (
-            lambda lengths, T: np.stack([np.tri(T).T] * len(lengths)),
-            "Down is the token that looks, across what it looks at: transpose.",
-        ),
+        (lower, "Padding is missing: no token may look at s >= length."),
+        (only_real, "Tokens look ahead: with s > t they would read the answer."),
+        (below, "A token may look at itself: s <= t."),
+        (upper, "Down is the token that looks, across the one it looks at: transpose."),
     ],
 )
 allowed_exercise(allowed)
@@ -1743,7 +1777,7 @@ def turn(x, m):
     raise NotImplementedError
 
 
-# %% tags=["check"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true}
 def library_turn(x, m):
     tables = blocks.rotary_tables(torch.tensor([m]), len(x), 10000.0)
     return blocks.rotate(torch.tensor([x], dtype=torch.float64), tables)[0]
@@ -1754,6 +1788,7 @@ def neighbouring_pairs(x, m):
     return library_turn(mixed.tolist(), m).reshape(2, -1).T.flatten()
 
 
+# %% tags=["check"] jupyter={"source_hidden": true}
 turn_exercise = Exercise(
     "turn",
     library_turn,
@@ -1796,11 +1831,11 @@ turn_exercise(turn_solution)
 
 # %% tags=["exercise"]
 def gate_gradient(a, b, up):
-    """Two arrays: the gradients by a and by b. All arguments are arrays of one shape."""
+    """Two arrays: the gradients by a and by b. All arguments have one shape."""
     raise NotImplementedError
 
 
-# %% tags=["check"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true}
 def library_gradient(a, b, up, activation=functional.silu):
     a, b = (torch.from_numpy(x).requires_grad_() for x in (a, b))
     return torch.stack(
@@ -1812,6 +1847,7 @@ def frozen_sigma(a):
     return a * a.detach().sigmoid()
 
 
+# %% tags=["check"] jupyter={"source_hidden": true}
 gate_draws = np.random.default_rng(11)
 gate_exercise = Exercise(
     "gate gradient",
@@ -1866,38 +1902,39 @@ def decoder_block_flops(B, T, D, H, K, F):
     raise NotImplementedError
 
 
-# %% tags=["check"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true}
 def counted_flops(B, T, D, H, K, F):
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         DecoderBlock(D, H, K, F, 10000.0, 1e-5)(torch.empty(B, T, D))
     return counter.get_total_flops()
 
 
+def full_heads(B, T, D, H, K, F):
+    return counted_flops(B, T, D, H, H, F)
+
+
+def half(*sizes):
+    return counted_flops(*sizes) // 2
+
+
+def no_gate(B, T, D, H, K, F):
+    return counted_flops(B, T, D, H, K, F) - 2 * B * T * D * F
+
+
+def no_scores(B, T, D, H, K, F):
+    return counted_flops(B, T, D, H, K, F) - 4 * B * T * T * D
+
+
+# %% tags=["check"] jupyter={"source_hidden": true}
 flops_exercise = Exercise(
     "decoder block",
     counted_flops,
     [(1, 10, 64, 4, 2, 100), (3, 7, 32, 4, 4, 64), (2, 1, 48, 6, 1, 10)],
     [
-        (
-            lambda B, T, D, H, K, F: counted_flops(B, T, D, H, H, F),
-            "Keys and values are narrower: K heads of them, not H.",
-        ),
-        (
-            lambda *sizes: counted_flops(*sizes) // 2,
-            "A multiplication and an addition: two per term.",
-        ),
-        (
-            lambda B, T, D, H, K, F: (
-                counted_flops(B, T, D, H, K, F) - 2 * B * T * D * F
-            ),
-            "The feed-forward layer has a gate too: three matrices.",
-        ),
-        (
-            lambda B, T, D, H, K, F: (
-                counted_flops(B, T, D, H, K, F) - 4 * B * T * T * D
-            ),
-            "Scores and mixing are missing.",
-        ),
+        (full_heads, "Keys and values are narrower: K heads of them, not H."),
+        (half, "A multiplication and an addition: two per term."),
+        (no_gate, "The feed-forward layer has a gate too: three matrices."),
+        (no_scores, "Scores and mixing are missing."),
     ],
 )
 flops_exercise(decoder_block_flops)
@@ -1926,7 +1963,7 @@ metrics = {
     },
     "same_kind_glove": {k: round(float(same_kind(G, g)), 3) for k, g in kinds.items()},
     "parameters": {"minilm": counted[0], "smollm2": counted[1]},
-    "bert_lines": lines,
+    "lines": lines,
 }
 record(out, metrics)
 
