@@ -129,6 +129,7 @@ def test_mathematics_is_mathml(text: str) -> None:
     assert mathml(r"\left( x < 1", display=False) == r"<code>\left( x &lt; 1</code>"
     lines = mathml(r"\begin{aligned} a &= b \\ c &= d \end{aligned}", display=True)
     assert lines.count("<mtr>") == 2 and "<mi>&" not in lines
+    assert "text-align:right" in lines and "columnalign" not in lines
 
 
 def test_headings_can_be_linked_to(text: str) -> None:

@@ -69,7 +69,9 @@ def mathml(latex: str, display: bool) -> str:
     # The converter knows align* only; inside $$ MathJax knows aligned only.
     latex = latex.replace("{aligned}", "{align*}")
     try:
-        return convert(latex.strip(), display="block" if display else "inline")
+        found = convert(latex.strip(), display="block" if display else "inline")
+        # Browsers go by the style; the attribute is of an older MathML.
+        return re.sub(r'columnalign="(left|right)"', r'style="text-align:\1"', found)
     except Exception:  # the converter raises many kinds; the reader still gets the formula
         return f"<code>{escaping.escape(latex.strip())}</code>"
 
