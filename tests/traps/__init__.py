@@ -1,0 +1,49 @@
+"""Ways in which fine-tuning goes silently wrong: a detector for each, and proof that it sees.
+
+A detector passes on our code, and fails on a variant of it with one line broken: a patch or a
+subclass inside the test. Paths begin at ``tests/``; `test_table` keeps them true.
+
+| trap | what goes wrong | detector | broken variant |
+|------|-----------------|----------|----------------|
+| 1 | mean of micro-batch means | engine/test_fit.py::test_micro_batches_change_nothing | \
+engine/test_fit.py::test_the_detector_sees_a_mean_of_means |
+| 2 | denominator counts unshifted labels | comes with packing | |
+| 3 | each process divides by its own count | engine/test_processes.py::\
+test_one_process_and_two_agree | |
+| 4 | pad is eos, labels masked by token id | comes with conversations | |
+| 5 | stop token outside the assistant mask | comes with conversations | |
+| 6 | packed examples see each other | comes with packing | |
+| 7 | two beginning-of-sequence tokens | comes with conversations | |
+| 8 | boundary inside a token | comes with conversations | |
+| 9 | truncation eats the answer or its stop token | comes with conversations | |
+| 10 | every label masked | traps/test_training.py::test_trap_10 | \
+traps/test_training.py::test_trap_10 |
+| 11 | labels shifted twice, or not at all | engine/test_language.py::\
+test_the_causal_loss_is_the_one_by_hand | engine/test_language.py::\
+test_the_causal_loss_is_the_one_by_hand |
+| 12 | metrics averaged over uneven batches | traps/test_training.py::test_trap_12 | \
+traps/test_training.py::test_trap_12 |
+| 13 | left padding without position ids | engine/test_own_models.py::\
+test_decoder_refuses_padding_on_the_left | |
+| 14 | schedule stepped per micro-batch; warm-up of 0 | traps/test_training.py::test_trap_14 | \
+traps/test_training.py::test_trap_14 |
+| 15 | parameters kept in bf16 | traps/test_training.py::test_trap_15 | \
+traps/test_training.py::test_trap_15 |
+| 16 | resume is not exact | engine/test_fit.py::test_resume_at_every_step_is_exact | \
+engine/test_fit.py::test_generators_are_restored_too |
+| 17 | LoRA with tied or resized embeddings | comes with LoRA | |
+| 18 | dropout left on in evaluation, or off in training | \
+traps/test_training.py::test_trap_18 | traps/test_training.py::test_trap_18 |
+| 19 | weight decay on biases and norms | traps/test_training.py::test_trap_19 | \
+traps/test_training.py::test_trap_19 |
+| 20 | duplicates across splits | test_corpora.py::\
+test_near_duplicates_never_straddle_splits | test_corpora.py::\
+test_near_duplicates_never_straddle_splits |
+| 21 | label order from the data's first appearance | test_corpora.py::\
+test_the_order_of_rows_changes_neither_labels_nor_splits | test_corpora.py::\
+test_labels_by_first_appearance_would_be_permuted |
+| 22 | new vocabulary rows at random scale | comes with adding tokens | |
+| 23 | -1 clamped to position 0 in span losses | comes with question answering | |
+| 24 | comparing on one seed | traps/test_training.py::test_trap_24 | \
+traps/test_training.py::test_trap_24 |
+"""
