@@ -234,7 +234,8 @@ ax.set_title("The promise is off by the square of the rate, or by its cube")
 ax.legend()
 show.figure(
     fig,
-    "Log-log plot of the error of the two expansions against the learning rate: straight "
+    "Log-log plot of the error of the two expansions against the learning rate: "
+    "straight "
     f"lines of slope {slopes['first order']:.1f} and {slopes['second order']:.1f}.",
 )
 
@@ -363,8 +364,10 @@ axes[1].set_title("Per step, large batches win")
 axes[0].legend()
 show.figure(
     fig,
-    "Excess loss on a log scale. Against examples, the curves of B = 1 and B = 32 lie on "
-    "each other, far below the full batch; against steps the full batch is far ahead.",
+    "Excess loss on a log scale. Against examples, the curves of B = 1 and B = 32 "
+    "lie on "
+    "each other, far below the full batch; against steps the full batch is far "
+    "ahead.",
 )
 
 # %% [markdown]
@@ -476,7 +479,8 @@ ax.set_title("Below 2/λmax it falls, at 2/λmax it stays, above it grows")
 ax.legend(title="learning rate", ncols=2)
 show.figure(
     fig,
-    "Loss against steps on a log scale for five rates: three fall, the one at the bound "
+    "Loss against steps on a log scale for five rates: three fall, the one at the "
+    "bound "
     "levels off, and the one above the bound rises in a straight line.",
 )
 
@@ -577,7 +581,8 @@ ax.set_title("Too small crawls, too large thrashes")
 ax.legend(ncols=2)
 show.figure(
     fig,
-    "Training loss over 60 full-batch steps: at rate 1 it falls slowly, at 30 it comes "
+    "Training loss over 60 full-batch steps: at rate 1 it falls slowly, at 30 it "
+    "comes "
     "close to the minimum, at 150 it jumps up and down far above.",
 )
 
@@ -680,7 +685,8 @@ ax.set_title("Steps grow with κ, and with momentum only with its root")
 ax.legend()
 show.figure(
     fig,
-    "Log-log plot of steps against condition number, each method at its best rate: a line "
+    "Log-log plot of steps against condition number, each method at its best "
+    "rate: a line "
     f"of slope {slopes[0]:.1f} for gradient descent, {slopes[1]:.1f} for momentum.",
 )
 
@@ -938,7 +944,8 @@ axes[0].set_ylabel("training loss after 2 epochs, nats")
 axes[1].legend(ncols=2)
 show.figure(
     fig,
-    "Training loss against the rate for six optimizers: valleys of equal depth in the left "
+    "Training loss against the rate for six optimizers: valleys of equal depth in "
+    "the left "
     "panel; in the right one those of AdaGrad, RMSProp and Adam are deeper.",
 )
 
@@ -1022,8 +1029,10 @@ axes[1].legend()
 last = {name: [f"{v:.2f}" for v in curve[-1]] for name, curve in curves.items()}
 show.figure(
     fig,
-    "Mean weight against steps. With Adam plus L2 the weights with noisy gradients stay at "
-    f"{last['Adam + L2'][0]}, the quiet ones fall to {last['Adam + L2'][1]}. With AdamW "
+    "Mean weight against steps. With Adam plus L2 the weights with noisy "
+    "gradients stay at "
+    f"{last['Adam + L2'][0]}, the quiet ones fall to {last['Adam + L2'][1]}. With "
+    "AdamW "
     f"both follow the dashed curve, to {last['AdamW'][0]} and {last['AdamW'][1]}.",
 )
 
@@ -1259,7 +1268,8 @@ ax.set_title("Five schedules, each after a warm-up of 8 steps")
 ax.legend(ncols=2, loc="upper right", bbox_to_anchor=(1, 0.9))
 show.figure(
     fig,
-    "Rate against step: all rise for 8 steps in a straight line to 1. Then constant stays, "
+    "Rate against step: all rise for 8 steps in a straight line to 1. Then "
+    "constant stays, "
     "linear and cosine fall to 0, exponential falls fast at first, step drops twice.",
 )
 
@@ -1391,7 +1401,8 @@ ax.set_title("The loss falls, then blows up: choose a rate well below the turn")
 ax.legend()
 show.figure(
     fig,
-    f"Loss against a rising learning rate, on a log axis: flat, then falling, lowest at "
+    "Loss against a rising learning rate, on a log axis: flat, then falling, "
+    "lowest at "
     f"{test.lowest:.2g}, then rising steeply.",
 )
 
@@ -1511,8 +1522,10 @@ ax.set_title("One bad batch ruins the run; with clipping it does not show")
 ax.legend()
 show.figure(
     fig,
-    f"Training loss against steps. Without a limit it jumps to {free[60]:.0f} at step 60 and "
-    f"is at {free[-1]:.1f} after 240 steps; with clipping it ends at {clipped[-1]:.2f}.",
+    f"Training loss against steps. Without a limit it jumps to {free[60]:.0f} at "
+    "step 60 and "
+    f"is at {free[-1]:.1f} after 240 steps; with clipping it ends at "
+    f"{clipped[-1]:.2f}.",
 )
 
 # %% [markdown]
@@ -1588,7 +1601,8 @@ ax.set_title(f"Noise falls like 1/B (fitted exponent {slope:.2f}); lines: theory
 ax.legend()
 show.figure(
     fig,
-    "Mean squared error of the mini-batch gradient against batch size, log-log: points on "
+    "Mean squared error of the mini-batch gradient against batch size, log-log: "
+    "points on "
     "the line of slope -1; without replacement they bend below it at large batches.",
 )
 
@@ -1682,8 +1696,10 @@ ax.set_title("Below the noise scale, more examples buy more; above, little")
 ax.legend()
 show.figure(
     fig,
-    "Decrease per step at the best rate against batch size, log-log: rising in proportion "
-    f"at first, bending near {scale:.0f}, and level at the exact gradient's decrease.",
+    "Decrease per step at the best rate against batch size, log-log: rising in "
+    "proportion "
+    f"at first, bending near {scale:.0f}, and level at the exact gradient's "
+    "decrease.",
 )
 
 # %% [markdown]
@@ -1770,8 +1786,10 @@ fig.supxlabel("θ₁", fontsize=10)
 fig.supylabel("θ₂", fontsize=10)
 show.figure(
     fig,
-    "Six panels: paths of 80 steps from the square to the triangle in a ravine. Plain "
-    "descent zigzags down the walls, momentum and Nesterov swing past the minimum and come "
+    "Six panels: paths of 80 steps from the square to the triangle in a ravine. "
+    "Plain "
+    "descent zigzags down the walls, momentum and Nesterov swing past the minimum "
+    "and come "
     "back, the adaptive ones go diagonally, with little regard to the steepness.",
 )
 
@@ -1790,8 +1808,10 @@ for ax, (surface, name, rate, schedule) in zip(axes, cases, strict=True):
 axes[0].set_ylabel("θ₂")
 show.figure(
     fig,
-    "Three paths: plain descent along the floor of a curved valley; plain descent that "
-    "lingers at a saddle before it finds the way down; momentum at too high a rate, which "
+    "Three paths: plain descent along the floor of a curved valley; plain descent "
+    "that "
+    "lingers at a saddle before it finds the way down; momentum at too high a "
+    "rate, which "
     "leaves the map after a few steps.",
 )
 
@@ -1863,7 +1883,8 @@ for rate, mu in ((math.nan, 0.9), (0.1, 1.5), (1e300, 0.9)):
 
 # %% tags=["exercise"]
 def largest_rate(H):
-    """The bound 2/λmax for a symmetric matrix H (D, D) without negative eigenvalues."""
+    """The bound 2/λmax for a symmetric matrix H (D, D) without negative "
+    "eigenvalues."""
     raise NotImplementedError
 
 
@@ -1917,7 +1938,7 @@ def amsgrad(gradients, lr, betas, eps):
     raise NotImplementedError
 
 
-# %% tags=["check"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true}
 def torchs_adam(gradients, lr, betas, eps, amsgrad=True):
     leaf = torch.nn.Parameter(torch.zeros(len(gradients[0]), dtype=torch.float64))
     optimizer = torch.optim.Adam([leaf], lr, betas, eps, amsgrad=amsgrad)
@@ -1929,14 +1950,14 @@ def torchs_adam(gradients, lr, betas, eps, amsgrad=True):
     return path
 
 
-rng = np.random.default_rng(seed + 1000)
+# %% tags=["check"] jupyter={"source_hidden": true}
 rare = [[10.0, 1.0], [0.1, 1.0], [0.1, -1.0], [0.0, 0.0]] * 2
 amsgrad_exercise = Exercise(
     "AMSGrad",
     torchs_adam,
     [
         (rare, 0.1, (0.9, 0.5), 1e-8),
-        (rng.normal(size=(6, 3)).tolist(), 0.01, (0.9, 0.99), 0.5),
+        (np.random.default_rng(9).normal(size=(6, 3)), 0.01, (0.9, 0.99), 0.5),
         ([[0.0]], 0.1, (0.9, 0.999), 1e-8),
     ],
     [
@@ -1949,7 +1970,7 @@ amsgrad_exercise = Exercise(
             "The first beta belongs to m, the second to s.",
         ),
         (
-            lambda g, lr, b, e: (-np.array(torchs_adam(g, lr, b, e))).tolist(),
+            lambda g, lr, b, e: -np.array(torchs_adam(g, lr, b, e)),
             "The sign: step against the gradient.",
         ),
     ],
@@ -1991,7 +2012,7 @@ def warm_then_floor(total, warmup, floor):
     raise NotImplementedError
 
 
-# %% tags=["check"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true}
 def with_torch(total, warmup, floor):
     def make(o):
         down = schedulers.CosineAnnealingLR(o, total - warmup, eta_min=floor)
@@ -2008,6 +2029,7 @@ def from_nothing(total, warmup, floor):
     return [k / warmup for k in range(warmup)] + right[warmup:]
 
 
+# %% tags=["check"] jupyter={"source_hidden": true}
 schedule_exercise = Exercise(
     "warm-up, then a floor",
     with_torch,
@@ -2061,7 +2083,7 @@ def accumulated(sums, counts, most):
     raise NotImplementedError
 
 
-# %% tags=["check"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true}
 def by_package(sums, counts, most):
     leaf = torch.nn.Parameter(torch.zeros(len(sums[0]), dtype=torch.float64))
     leaf.grad = torch.tensor(np.sum(sums, axis=0))
@@ -2078,6 +2100,7 @@ def mean_of_means(sums, counts, most):
     return by_package(means, [1] * len(means), most * len(means)) / len(means)
 
 
+# %% tags=["check"] jupyter={"source_hidden": true}
 accumulate_exercise = Exercise(
     "accumulate, divide, clip",
     by_package,
