@@ -235,8 +235,8 @@ ax.legend()
 show.figure(
     fig,
     "Log-log plot of the error of the two expansions against the learning rate: "
-    "straight "
-    f"lines of slope {slopes['first order']:.1f} and {slopes['second order']:.1f}.",
+    f"straight lines of slope {slopes['first order']:.1f} and "
+    f"{slopes['second order']:.1f}.",
 )
 
 # %% [markdown]
@@ -365,9 +365,8 @@ axes[0].legend()
 show.figure(
     fig,
     "Excess loss on a log scale. Against examples, the curves of B = 1 and B = 32 "
-    "lie on "
-    "each other, far below the full batch; against steps the full batch is far "
-    "ahead.",
+    "lie on each other, far below the full batch; against steps the full batch is "
+    "far ahead.",
 )
 
 # %% [markdown]
@@ -480,8 +479,7 @@ ax.legend(title="learning rate", ncols=2)
 show.figure(
     fig,
     "Loss against steps on a log scale for five rates: three fall, the one at the "
-    "bound "
-    "levels off, and the one above the bound rises in a straight line.",
+    "bound levels off, and the one above the bound rises in a straight line.",
 )
 
 # %% [markdown]
@@ -582,8 +580,7 @@ ax.legend(ncols=2)
 show.figure(
     fig,
     "Training loss over 60 full-batch steps: at rate 1 it falls slowly, at 30 it "
-    "comes "
-    "close to the minimum, at 150 it jumps up and down far above.",
+    "comes close to the minimum, at 150 it jumps up and down far above.",
 )
 
 # %% [markdown]
@@ -685,9 +682,9 @@ ax.set_title("Steps grow with κ, and with momentum only with its root")
 ax.legend()
 show.figure(
     fig,
-    "Log-log plot of steps against condition number, each method at its best "
-    "rate: a line "
-    f"of slope {slopes[0]:.1f} for gradient descent, {slopes[1]:.1f} for momentum.",
+    "Log-log plot of steps against condition number, each method at its best rate: a "
+    f"line of slope {slopes[0]:.1f} for gradient descent, {slopes[1]:.1f} for "
+    "momentum.",
 )
 
 # %% [markdown]
@@ -945,8 +942,7 @@ axes[1].legend(ncols=2)
 show.figure(
     fig,
     "Training loss against the rate for six optimizers: valleys of equal depth in "
-    "the left "
-    "panel; in the right one those of AdaGrad, RMSProp and Adam are deeper.",
+    "the left panel; in the right one those of AdaGrad, RMSProp and Adam are deeper.",
 )
 
 # %%
@@ -1029,11 +1025,10 @@ axes[1].legend()
 last = {name: [f"{v:.2f}" for v in curve[-1]] for name, curve in curves.items()}
 show.figure(
     fig,
-    "Mean weight against steps. With Adam plus L2 the weights with noisy "
-    "gradients stay at "
-    f"{last['Adam + L2'][0]}, the quiet ones fall to {last['Adam + L2'][1]}. With "
-    "AdamW "
-    f"both follow the dashed curve, to {last['AdamW'][0]} and {last['AdamW'][1]}.",
+    "Mean weight against steps. With Adam plus L2 the weights with noisy gradients "
+    f"stay at {last['Adam + L2'][0]}, the quiet ones fall to {last['Adam + L2'][1]}. "
+    f"With AdamW both follow the dashed curve, to {last['AdamW'][0]} and "
+    f"{last['AdamW'][1]}.",
 )
 
 # %%
@@ -1268,9 +1263,9 @@ ax.set_title("Five schedules, each after a warm-up of 8 steps")
 ax.legend(ncols=2, loc="upper right", bbox_to_anchor=(1, 0.9))
 show.figure(
     fig,
-    "Rate against step: all rise for 8 steps in a straight line to 1. Then "
-    "constant stays, "
-    "linear and cosine fall to 0, exponential falls fast at first, step drops twice.",
+    "Rate against step: all rise for 8 steps in a straight line to 1. Then constant "
+    "stays, linear and cosine fall to 0, exponential falls fast at first, step drops "
+    "twice.",
 )
 
 # %% [markdown]
@@ -1401,9 +1396,8 @@ ax.set_title("The loss falls, then blows up: choose a rate well below the turn")
 ax.legend()
 show.figure(
     fig,
-    "Loss against a rising learning rate, on a log axis: flat, then falling, "
-    "lowest at "
-    f"{test.lowest:.2g}, then rising steeply.",
+    "Loss against a rising learning rate, on a log axis: flat, then falling, lowest "
+    f"at {test.lowest:.2g}, then rising steeply.",
 )
 
 # %%
@@ -1522,17 +1516,16 @@ ax.set_title("One bad batch ruins the run; with clipping it does not show")
 ax.legend()
 show.figure(
     fig,
-    f"Training loss against steps. Without a limit it jumps to {free[60]:.0f} at "
-    "step 60 and "
-    f"is at {free[-1]:.1f} after 240 steps; with clipping it ends at "
+    f"Training loss against steps. Without a limit it jumps to {free[60]:.0f} at step "
+    f"60 and is at {free[-1]:.1f} after 240 steps; with clipping it ends at "
     f"{clipped[-1]:.2f}.",
 )
 
 # %% [markdown]
 # Clipping is a seat belt and no cure: it hides that the data were bad. Log the norm before
 # clipping, as `sftkit.fit` does, and look at the batches where it peaks. And note that a
-# limit *below* the usual norms turns every step into one of fixed length, which is another
-# optimizer.
+# limit *below* the usual norms turns every step of plain descent into one of fixed length,
+# which is another optimizer.
 #
 # ## 10. Gradient noise and batch size
 #
@@ -1602,8 +1595,8 @@ ax.legend()
 show.figure(
     fig,
     "Mean squared error of the mini-batch gradient against batch size, log-log: "
-    "points on "
-    "the line of slope -1; without replacement they bend below it at large batches.",
+    "points on the line of slope -1; without replacement they bend below it at large "
+    "batches.",
 )
 
 # %% [markdown]
@@ -1697,9 +1690,8 @@ ax.legend()
 show.figure(
     fig,
     "Decrease per step at the best rate against batch size, log-log: rising in "
-    "proportion "
-    f"at first, bending near {scale:.0f}, and level at the exact gradient's "
-    "decrease.",
+    f"proportion at first, bending near {scale:.0f}, and level at the exact "
+    "gradient's decrease.",
 )
 
 # %% [markdown]
@@ -1787,10 +1779,9 @@ fig.supylabel("θ₂", fontsize=10)
 show.figure(
     fig,
     "Six panels: paths of 80 steps from the square to the triangle in a ravine. "
-    "Plain "
-    "descent zigzags down the walls, momentum and Nesterov swing past the minimum "
-    "and come "
-    "back, the adaptive ones go diagonally, with little regard to the steepness.",
+    "Plain descent zigzags down the walls, momentum and Nesterov swing past the "
+    "minimum and come back, AdaGrad and RMSProp head for it without zigzag, Adam goes "
+    "a little too far in both directions and turns.",
 )
 
 # %%
@@ -1809,10 +1800,8 @@ axes[0].set_ylabel("θ₂")
 show.figure(
     fig,
     "Three paths: plain descent along the floor of a curved valley; plain descent "
-    "that "
-    "lingers at a saddle before it finds the way down; momentum at too high a "
-    "rate, which "
-    "leaves the map after a few steps.",
+    "that lingers at a saddle before it finds the way down; momentum at too high a "
+    "rate, which leaves the map after a few steps.",
 )
 
 # %% [markdown]
@@ -1883,8 +1872,7 @@ for rate, mu in ((math.nan, 0.9), (0.1, 1.5), (1e300, 0.9)):
 
 # %% tags=["exercise"]
 def largest_rate(H):
-    """The bound 2/λmax for a symmetric matrix H (D, D) without negative "
-    "eigenvalues."""
+    """The bound 2/λmax; H (D, D) is symmetric without negative eigenvalues."""
     raise NotImplementedError
 
 
