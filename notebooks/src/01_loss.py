@@ -202,6 +202,7 @@ def softmax_draft(z):
     return e / e.sum(-1, keepdim=True)
 
 
+# %%
 shapes = [(4, 3), (2, 5, 7), (1, 100)]
 batches = [3 * randn(*shape) for shape in shapes]
 ours = torch.cat([softmax_draft(z).flatten() for z in batches])
@@ -230,8 +231,8 @@ for k, (ax, T) in enumerate(zip(axes, (0.3, 1.0, 3.0), strict=True)):
     ax.set_xticks(range(4), [f"{v:g}" for v in z])
 axes[0].set_ylabel("probability")
 fig.suptitle("Low temperature sharpens, high temperature flattens", fontsize=11)
-alt = "Probabilities of logits 2, 1, 0, -1 at three temperatures: nearly all on the first "
-show.figure(fig, alt + "at 0.3, spread at 1, close to even at 3.")
+alt = "Probabilities of logits 2, 1, 0, -1 at three temperatures: nearly all on the "
+show.figure(fig, alt + "first at 0.3, spread at 1, closer to even at 3.")
 
 # %% [markdown]
 # ## 4. Overflow, and log-sum-exp
@@ -361,6 +362,7 @@ def cross_entropy(z, y):
     return (log_sum_exp(z) - right).sum(), judged.sum()
 
 
+# %%
 ours, theirs, kit = [], [], []
 for z in batches:
     y_random = torch.randint(0, z.shape[-1], z.shape[:-1], generator=generator)
@@ -461,6 +463,7 @@ def joined(gradient_of_batch):
     return torch.cat([gradient_of_batch(z, y).flatten() for z, y in pairs])
 
 
+# %%
 loss = total(lambda z, y: cross_entropy(z, y)[0])
 check_gradient("softmax cross-entropy", loss, flat, joined(gradient))
 
@@ -485,18 +488,16 @@ def draw_gradient(a, b, right):
     second.axhline(0, color="black", lw=0.8)
     second.set(ylim=(-1.1, 1.1), ylabel="p - onehot(y)", xlabel="class (logit)")
     second.set_title("Gradient: a step goes the other way")
+    ticks = [f"{c} ({v:+.1f})" for c, v in enumerate(z[0].tolist())]
     for ax in (first, second):
-        ax.set_xticks(
-            range(3), [f"{c} ({v:+.1f})" for c, v in enumerate(z[0].tolist())]
-        )
+        ax.set_xticks(range(3), ticks)
     return fig
 
 
-alt = "Two bar charts for logits 1, 2, 0 and right class 0: probabilities about 0.24, 0.67, "
-show.figure(
-    draw_gradient(1.0, 2.0, 0),
-    alt + "0.09; gradient about -0.76, +0.67, +0.09.",
-)
+# %%
+alt = "Two bar charts for logits 1, 2, 0 and right class 0: probabilities about 0.24, "
+alt += "0.67, 0.09; gradient about -0.76, +0.67, +0.09."
+show.figure(draw_gradient(1.0, 2.0, 0), alt)
 
 # %% [markdown]
 # Move the logits yourself. Can you find a setting where the answer is wrong and the gradient
@@ -558,6 +559,7 @@ def nll(z, y):
     return cross_entropy(z, y)[0]
 
 
+# %%
 table = []
 for low in (0, -2, -5, -10, -20):
     z = torch.tensor([[low, 0.0]], dtype=double)
@@ -612,7 +614,7 @@ def ids_of(text):
 
 
 def whole_batch(texts):
-    """All texts at once, padded with -100: torch's own mean, and its gradient (V, V)."""
+    """All texts at once, padded with -100: torch's mean, and its gradient (V, V)."""
     leaf = theta.clone().requires_grad_(True)
     ids = [ids_of(text) for text in texts]
     labels = torch.nn.utils.rnn.pad_sequence([i[1:] for i in ids], True, -100)
@@ -763,6 +765,7 @@ def kl(q, p):
     return (q * torch.log(q / p)).sum()
 
 
+# %%
 pairs = list(zip(q3, p3, strict=True))
 both = [entropy(q) + kl(q, p) for q, p in pairs]
 soft = [functional.cross_entropy(torch.log(p), q) for q, p in pairs]  # q as soft labels
@@ -804,6 +807,8 @@ single = np.bincount(seen, minlength=27) / len(seen)
 after = np.ones((27, 27))  # one of each, so that no pair is impossible
 np.add.at(after, (seen[:-1], seen[1:]), 1)
 after /= after.sum(axis=1, keepdims=True)
+
+# %%
 nats = {
     "uniform": math.log(27),
     "frequencies": -np.log(single[new[1:]]).mean(),
@@ -896,9 +901,8 @@ def first_loss_of(weight, bias=0.0):
 heads = [randn(C, h.shape[1]) for _ in range(40)]
 measured = np.array([[first_loss_of(w * head) for head in heads] for w in scales])
 default = net.config.initializer_range
-print(
-    f"||h|| is about {size:.1f}; a new head has w = {default}, so s = {default * size:.2f}"
-)
+print(f"||h|| is about {size:.1f}")
+print(f"a new head has w = {default}, so s = {default * size:.2f}")
 
 # %%
 s = scales * size
@@ -915,8 +919,9 @@ ax.set(xscale="log", yscale="log", xlabel="standard deviation of the head's weig
 ax.set_ylabel("first loss, nats")
 ax.set_title("The first loss tells how large the head starts")
 ax.legend(fontsize=8)
-alt = "First loss against the scale of the head: flat at log 3 up to about 0.1, then rising "
-show.figure(fig, alt + "in proportion. The standard new head lies on the flat part.")
+alt = "First loss against the scale of the head: flat at log 3 up to about 0.1, then "
+alt += "rising in proportion. The standard new head lies on the flat part."
+show.figure(fig, alt)
 
 # %%
 few = s < 0.5
@@ -934,6 +939,8 @@ wide = default * randn(30, h.shape[1])  # 30 outputs for 3 classes
 half = torch.where(torch.arange(rows) % 2 == 0, y_h, -100)
 half_sum, _ = cross_entropy(h @ new.T, half)
 twice_sum, n = cross_entropy(softmax(h @ new.T), y_h)
+
+# %%
 starts = [
     ("new head", first_loss_of(new), "log C: well"),
     ("new head, bias = log frequencies", first_loss_of(new, prior), "entropy: well"),
@@ -1027,6 +1034,7 @@ def mean(pair):
     return pair[0] / pair[1]
 
 
+# %%
 loss = total(lambda z, y: smoothed(z, y)[0])
 check_gradient("label smoothing", loss, flat, joined(smoothed_gradient))
 agree(
@@ -1064,6 +1072,7 @@ def weighted_gradient(z, y):
     return weights_for(z)[y].unsqueeze(1) * gradient(z, y)
 
 
+# %%
 loss = total(lambda z, y: weighted(z, y)[0])
 check_gradient("class weights", loss, flat, joined(weighted_gradient))
 agree(
@@ -1135,6 +1144,7 @@ def focal_gradient(z, y, gamma=2.0):
     return factor * gradient(z, y)
 
 
+# %%
 loss = total(lambda z, y: focal(z, y)[0])
 check_gradient("focal loss", loss, flat, joined(focal_gradient))
 agree(
@@ -1166,6 +1176,8 @@ curves = {
     "class weight 2": (2 * nll, 2 * gradient(z, y0)),
     "focal, 2": ((1 - p_y) ** 2 * nll, focal_gradient(z, y0)),
 }
+
+# %%
 fig, panels = show.new_figure(columns=2)
 for k, (name, (value, slope)) in enumerate(curves.items()):
     style = dict(color=show.COLOURS[k], marker=show.MARKERS[k], markevery=30, ms=4)
@@ -1176,8 +1188,9 @@ panels[1].set(ylabel="gradient, right logit", title="Focal loss lets go of easy 
 for ax in panels:
     ax.set_xlabel("right logit minus the other")
 panels[0].legend()
-alt = "Left: four losses against the margin; smoothing has a minimum near 3 and rises after "
-alt += "it. Right: their gradients; smoothing changes sign, focal loss is near 0 from 2 on."
+alt = "Left: four losses against the margin; smoothing has a minimum near 3 and rises "
+alt += "after it. Right: their gradients; smoothing's changes sign, that of focal loss "
+alt += "is near 0 from 2 on."
 show.figure(fig, alt)
 
 # %% [markdown]
@@ -1216,6 +1229,8 @@ by_hand = {
 }
 by_torch = {"squared": functional.mse_loss, "absolute": functional.l1_loss}
 by_torch["huber"] = functional.huber_loss
+
+# %%
 f3 = [2 * randn(5), 2 * randn(4, 3), 2 * randn(2, 3, 4)]
 t3 = [2 * randn(*f.shape) for f in f3]
 for kind, (loss, slope) in by_hand.items():
@@ -1252,6 +1267,7 @@ def best(kind, values):
     ).x
 
 
+# %%
 found = {kind: (best(kind, lengths), best(kind, spoiled)) for kind in by_hand}
 show.table(
     [(k, before, after, abs(after - before)) for k, (before, after) in found.items()],
@@ -1276,10 +1292,9 @@ panels[1].set(ylabel="gradient with respect to f", title="The others bound their
 for ax in panels:
     ax.set_xlabel("residual, y - f")
 panels[0].legend()
-alt = "Left: a parabola, a V, and Huber's loss between them. Right: the gradients: a straight "
-show.figure(
-    fig, alt + "line, a step from +1 to -1, and a line that is cut off at both."
-)
+alt = "Left: a parabola, a V, and Huber's loss below both. Right: the gradients: a "
+alt += "straight line, a step from +1 to -1, and a line that is cut off at both."
+show.figure(fig, alt)
 
 # %% [markdown]
 # One trap, since it raises no error in torch (a warning only): predictions of shape
@@ -1327,6 +1342,7 @@ def both_ways(g):
     return torch.stack([g, -g], dim=1)
 
 
+# %%
 s = 2 * randn(12, 2)
 d = s[:, 0] - s[:, 1]
 check_gradient("pairwise logistic", logistic, s, both_ways(torch.sigmoid(d) - 1))
@@ -1342,7 +1358,7 @@ compare("pairwise hinge vs torch's margin_ranking_loss", hinge(s), reference, 1e
 # **InfoNCE** (van den Oord et al. 2018) ranks one right partner above all others of the
 # batch. For $B$ pairs of vectors $(a_i, b_i)$ of length 1, let $z_{ij} = a_i^\top b_j / \tau$
 # with a temperature $\tau$. Row $i$ is a classification with $B$ classes, and $i$ is right:
-# cross-entropy once more, and $\log B$ is what guessing gets.
+# cross-entropy once more, and guessing gets $\log B$.
 #
 # Real pairs: the first and the second half of a tweet. Does MiniLM, without any training by
 # us, know which halves belong together?
@@ -1354,14 +1370,27 @@ halves += [" ".join(w[len(w) // 2 :]) for w in whole]
 ids = Examples.of(encode.texts(halves, tokenizer, 64), tokenizer.pad_token_id)
 vectors = torch.from_numpy(models.head_features(net, ids, C)).double()
 a, b = functional.normalize(vectors, dim=1).split(len(whole))  # (B, D) each
-z = a @ b.T / 0.05  # (B, B)
-partner = torch.arange(len(z))
-nce, n = cross_entropy(z, partner)
-found_right = (z.argmax(1) == partner).sum().item()
-print(f"guessing: log {n} = {math.log(n):.2f} nats, 1 of {n} right")
-print(f"MiniLM:   {nce / n:.2f} nats, {found_right} of {n} right")
-by_definition = -torch.log(torch.exp(z.diagonal()) / torch.exp(z).sum(1)).mean()
-compare("InfoNCE by definition vs cross-entropy", nce / n, by_definition, 1e-12)
+cosines = a @ b.T  # (B, B)
+partner = torch.arange(len(cosines))
+found_right = (cosines.argmax(1) == partner).sum().item()
+print(f"guessing: {math.log(len(a)):.2f} nats, 1 of {len(a)} right")
+print(f"MiniLM finds {found_right} of {len(a)} partners")
+
+# %%
+infonce, by_definition = {}, []
+for tau in (1.0, 0.3, 0.1, 0.03):
+    infonce[tau] = mean(cross_entropy(cosines / tau, partner)).item()
+    e = torch.exp(cosines / tau)
+    by_definition.append(-torch.log(e.diagonal() / e.sum(1)).mean())
+show.table(infonce.items(), ("temperature", "InfoNCE, nats"), digits=2)
+values = list(infonce.values())
+compare("cross-entropy vs InfoNCE by definition", values, by_definition, 1e-12)
+
+# %% [markdown]
+# The model, the order and the number of partners found are the same in each line; the loss
+# is not. It also judges how *sure* the model is: with a low temperature the many wrong
+# answers are given with confidence, and that costs more than guessing. So compare such losses
+# at one temperature only.
 
 # %% [markdown]
 # Every loss of this notebook that compares probabilities is the one of section 2. What
@@ -1377,7 +1406,7 @@ record(
         "mean_of_means": {"factor": factor, "cosine": cosine},
         "nats_per_letter": nats,
         "first_losses": {name: value for name, value, _ in starts},
-        "infonce": {"loss": nce / n, "right": found_right, "of": n},
+        "infonce": {"loss": infonce[0.1], "right": found_right, "of": len(a)},
     },
 )
 
@@ -1419,18 +1448,9 @@ mean_exercise = Exercise(
     by_logsumexp,
     [([-0.1, -2.0, -0.5],), ([-900.0, -901.5],), ([-3.0, -math.inf],), (impossible,)],
     [
-        (
-            np.mean,
-            "That is the mean of the logarithms; wanted is that of probabilities.",
-        ),
-        (
-            lambda logs: special.logsumexp(logs),
-            "That is the sum. Divide by n: subtract log n.",
-        ),
-        (
-            underflowing,
-            "exp(-900) is 0 for a computer. Take the largest out before exp.",
-        ),
+        (np.mean, "That is the mean of the logarithms; take that of probabilities."),
+        (special.logsumexp, "That is the sum. Divide by n: subtract log n."),
+        (underflowing, "exp(-900) is 0 for a computer. Take the largest out first."),
     ],
 )
 mean_exercise(log_mean_probability)
@@ -1518,39 +1538,35 @@ def step_loss(micro_batches):
 
 
 # %% tags=["check"] jupyter={"source_hidden": true}
-def all_at_once(micro_batches):
-    values = np.concatenate([losses for losses, _ in micro_batches])
-    return np.average(
-        values, weights=np.concatenate([mask for _, mask in micro_batches])
-    )
+def all_at_once(steps):
+    values, mask = (np.concatenate(part) for part in zip(*steps, strict=True))
+    return np.average(values, weights=mask)
 
 
-def means_of(micro_batches):
-    return [np.average(v, weights=m) for v, m in micro_batches if sum(m)]
+def mean_of_means(steps):
+    return np.mean([np.average(v, weights=m) for v, m in steps if sum(m)])
 
 
-uneven = [([1.0, 2.0, 3.0, 2.0], [1, 1, 1, 1]), ([7.0], [1])]
-masked = [([1.0, 9.0], [1, 0]), ([2.0, 4.0, 6.0], [1, 1, 1])]
-nothing = [([5.0, 5.0], [0, 0]), ([1.0, 3.0, 4.0], [0, 1, 1]), ([2.0], [1])]
+def without_mask(steps):
+    return np.mean(np.concatenate([v for v, _ in steps]))
+
+
+def over_all(steps):
+    return sum(np.dot(v, m) for v, m in steps) / sum(len(m) for _, m in steps)
+
+
 divide_exercise = Exercise(
     "divide once",
     all_at_once,
-    [(uneven,), (masked,), (nothing,)],
     [
-        (
-            lambda batches: np.mean(means_of(batches)),
-            "That is the mean of micro-batch means: short ones weigh too much.",
-        ),
-        (
-            lambda batches: np.mean([v for values, _ in batches for v in values]),
-            "Places with mask 0 belong neither into the sum nor into the count.",
-        ),
-        (
-            lambda batches: (
-                sum(np.dot(v, m) for v, m in batches) / sum(len(m) for _, m in batches)
-            ),
-            "The sum is right. Divide by what is judged, not by all places.",
-        ),
+        ([([1.0, 2.0, 3.0, 2.0], [1, 1, 1, 1]), ([7.0], [1])],),
+        ([([1.0, 9.0], [1, 0]), ([2.0, 4.0, 6.0], [1, 1, 1])],),
+        ([([5.0, 5.0], [0, 0]), ([1.0, 3.0, 4.0], [0, 1, 1]), ([2.0], [1])],),
+    ],
+    [
+        (mean_of_means, "The mean of micro-batch means: short ones weigh too much."),
+        (without_mask, "Places with mask 0 belong neither into sum nor into count."),
+        (over_all, "The sum is right. Divide by what is judged, not by all places."),
     ],
 )
 divide_exercise(step_loss)
@@ -1596,8 +1612,12 @@ def lowest_by_search(eps, C):
     return minimize_scalar(loss, bounds=(0, 60), method="bounded").fun
 
 
-def spread_over_others(eps, C):
+def over_others(eps, C):
     return stats.entropy([1 - eps] + [eps / (C - 1)] * (C - 1))
+
+
+def of_right(eps, C):
+    return -math.log(1 - eps + eps / C)
 
 
 lowest_exercise = Exercise(
@@ -1605,15 +1625,9 @@ lowest_exercise = Exercise(
     lowest_by_search,
     [(0.2, 4), (0.05, 2), (0.1, 1000), (0.0, 3)],
     [
-        (lambda eps, C: 0.0, "0 would need p = onehot(y), but the target is smoothed."),
-        (
-            spread_over_others,
-            "The share eps is spread over all classes, the right one included.",
-        ),
-        (
-            lambda eps, C: -math.log(1 - eps + eps / C),
-            "That is the right class's -log p. The others are judged too.",
-        ),
+        (lambda eps, C: 0.0, "0 would need p = onehot(y); the target is smoothed."),
+        (over_others, "The share is spread over all classes, the right one included."),
+        (of_right, "That is the right class's part. The others are judged too."),
     ],
 )
 lowest_exercise(lowest_loss)
@@ -1709,6 +1723,10 @@ def by_sklearn(y, f, tau):
     return mean_pinball_loss(y, f, alpha=tau)
 
 
+def absolute(y, f, tau):
+    return np.abs(np.subtract(y, f)).mean()
+
+
 pinball_exercise = Exercise(
     "pinball loss",
     by_sklearn,
@@ -1718,18 +1736,9 @@ pinball_exercise = Exercise(
         ([5.0], [7.5], 0.5),
     ],
     [
-        (
-            lambda y, f, tau: by_sklearn(y, f, 1 - tau),
-            "The two sides are swapped: labels above the prediction cost tau.",
-        ),
-        (
-            lambda y, f, tau: np.abs(np.subtract(y, f)).mean(),
-            "That is the absolute error: both sides weigh the same.",
-        ),
-        (
-            lambda y, f, tau: by_sklearn(y, f, tau) * len(y),
-            "That is the sum; wanted is the mean.",
-        ),
+        (lambda y, f, t: by_sklearn(y, f, 1 - t), "Above the prediction costs tau."),
+        (absolute, "That is the absolute error: both sides weigh the same."),
+        (lambda y, f, t: by_sklearn(y, f, t) * len(y), "That is the sum; divide."),
     ],
 )
 pinball_exercise(pinball)
@@ -1737,7 +1746,7 @@ pinball_exercise(pinball)
 
 # %% tags=["solution"] jupyter={"source_hidden": true}
 def pinball_solution(y, f, tau):
-    # At the minimum, tau * (number above) = (1 - tau) * (number below): a share tau is below.
+    # At the minimum tau * (number above) = (1 - tau) * (number below): tau are below.
     residuals = [a - b for a, b in zip(y, f, strict=True)]
     return sum(max(tau * r, (tau - 1) * r) for r in residuals) / len(residuals)
 
@@ -1748,7 +1757,9 @@ constant = minimize_scalar(
     bounds=(0, 400),
     method="bounded",
 )
-print(f"{np.mean(lengths <= constant.x):.2f} of the tweets are at most that long")
+below, up_to = np.mean(lengths < constant.x - 0.5), np.mean(lengths < constant.x + 0.5)
+print(f"share of tweets that are shorter: {below:.3f}; at most as long: {up_to:.3f}")
+assert below <= 0.9 <= up_to
 
 # %% [markdown]
 # **7. Without code** (easy, 5 minutes). A colleague's classifier with 20 classes starts at a
