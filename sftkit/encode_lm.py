@@ -38,6 +38,7 @@ def char_tokenizer(characters: Sequence[str], max_length: int = 512) -> Any:
         EncodeError: A character occurs twice or is more than one character.
     """
     from tokenizers import Regex, Tokenizer
+    from tokenizers.decoders import Fuse
     from tokenizers.models import WordLevel
     from tokenizers.normalizers import NFKC, Lowercase
     from tokenizers.normalizers import Sequence as Steps
@@ -53,6 +54,7 @@ def char_tokenizer(characters: Sequence[str], max_length: int = 512) -> Any:
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.normalizer = Steps([NFKC(), Lowercase()])
     tokenizer.pre_tokenizer = Split(Regex(r"[\s\S]"), behavior="isolated")
+    tokenizer.decoder = Fuse()  # characters are put together without spaces between them
     ends = [(token, vocabulary[token]) for token in (BEGIN, END)]
     tokenizer.post_processor = TemplateProcessing(
         single=f"{BEGIN} $A {END}",

@@ -24,30 +24,22 @@
 # **Before this**: 01 (cross-entropy), 03 (tokens) and 04 (the transformer's parts).
 
 # %% tags=["parameters"]
-general: str = "zh-char-encoder"  # encoder of sections 5 to 9: committed weights, a folder, or live
-adapted: str = "zh-char-encoder-reviews"  # the same, pretrained further on the reviews
-decoder: str = (
-    "en-char-decoder"  # decoder of the last samples: committed, a folder, or live
-)
+general: str = "zh-char-encoder"  # encoder of 7 to 9: committed, a folder, or live
+adapted: str = "zh-char-encoder-reviews"  # the same, pretrained further on reviews
+decoder: str = "en-char-decoder"  # of section 5: committed, a folder, or live
 texts: int = 0  # texts of each kind to learn from; 0 takes all
 most_ngram: int = 7  # the longest n-gram tried, in characters
 decoder_steps: int = 200  # optimizer steps of the decoder trained here
 encoder_steps: int = 500  # of the encoder trained here
 adapt_steps: int = 150  # of the pretraining continued here
 batch_size: int = 16  # pieces of text, or labelled reviews, per step
-label_counts: list[int] = [
-    10,
-    100,
-    1000,
-]  # labelled reviews of the comparison made here
+label_counts: list[int] = [10, 100, 1000]  # labels of the comparison made here
 seeds: list[int] = [0]  # of that comparison: rows, head and order
 test_rows: int = 800  # test reviews of that comparison; 0 takes all
-watched: int = (
-    100  # validation texts looked at while a model trains; three times that for tests
-)
+watched: int = 100  # validation texts looked at; three times that for tests
 sample: int = 240  # characters per sampled text
 seed: int = 0  # of everything else
-out: str = ""  # folder for results and weights; empty means: show only
+out: str = ""  # folder for results; empty means: show only
 
 # %%
 import copy
@@ -95,9 +87,14 @@ for name, part in corpus.items():
         print(f"{name:14} {note}")
 
 
+def spread(part, count):
+    """So many texts of a part, evenly from its beginning to its end; 0 takes all."""
+    return part[:: max(1, len(part) // (count or len(part)))][: count or None]
+
+
 def learn_from(name):
     """The training texts, or as many of them as the parameter says."""
-    return corpus[name].train[: texts or None]
+    return spread(corpus[name].train, texts)
 
 
 # %% [markdown]
@@ -217,10 +214,12 @@ for V, n in ((3, 7), (5, 20), (8, 40)):
     auto.append(z.grad.flatten())
     loss_at = partial(bigram_loss, pairs=pairs)
     finite.append(differences(loss_at, z.detach()).flatten())
-compare("bigram: hand gradient vs autograd", torch.cat(hand), torch.cat(auto), 1e-12)
-compare(
-    "bigram: hand gradient vs differences", torch.cat(hand), torch.cat(finite), 1e-8
-)
+for what, other, tolerance in (
+    ("autograd", auto, 1e-12),
+    ("differences", finite, 1e-8),
+):
+    what = f"bigram: hand gradient vs {what}"
+    compare(what, torch.cat(hand), torch.cat(other), tolerance)
 
 # %% [markdown]
 # ## 3. Perplexity without a network
@@ -260,8 +259,8 @@ for V, n in ((4, 12), (7, 30), (9, 100)):
     ours.append(table.flatten())
     package.append(np.concatenate([model.next_probs([a]) for a in range(V)]))
     assert torch.allclose(table.sum(dim=1), torch.ones(V, dtype=torch.float64))
-compare("Kneser-Ney bigram vs sftkit.models.ngrams", torch.cat(ours),
-        np.concatenate(package), 1e-12)  # fmt: skip
+ours, package = torch.cat(ours), np.concatenate(package)
+assert compare("Kneser-Ney bigram vs sftkit.models.ngrams", ours, package, 1e-12) < 1
 
 # %% [markdown]
 # On Reuters, the order is chosen on validation texts. A text begins with `[CLS]`, which is
@@ -271,13 +270,13 @@ compare("Kneser-Ney bigram vs sftkit.models.ngrams", torch.cat(ours),
 # %%
 def numbered(list_of_texts, tokenizer):
     """Ids of each text with its end, without its begin."""
-    return [ids[1:] for ids in tokenizer(list(list_of_texts))["input_ids"]]
+    return [ids[1:] for ids in tokenizer(list_of_texts, verbose=False)["input_ids"]]
 
 
 reuters = {
     "train": numbered(learn_from("reuters"), english),
-    "validation": numbered(corpus["reuters"].validation[:watched], english),
-    "test": numbered(corpus["reuters"].test[: 3 * watched], english),
+    "validation": numbered(spread(corpus["reuters"].validation, watched), english),
+    "test": numbered(spread(corpus["reuters"].test, 3 * watched), english),
 }
 CLS = english.cls_token_id
 ngrams = {
@@ -373,7 +372,11 @@ right, n = causal_lm()(copying, {"input_ids": ids, "labels": ids})
 never, _ = losses.cross_entropy(copying.logits, ids)
 twice, m = losses.cross_entropy(copying.logits[:, :-2], ids[:, 2:])
 show.table(
-    [("once", right / n), ("never", never / ids.numel()), ("twice", twice / m)],
+    [
+        ("once", float(right / n)),
+        ("never", float(never / ids.numel())),
+        ("twice", float(twice / m)),
+    ],
     ("shifted", "loss of a copying model, nats"),
 )
 assert never / ids.numel() < 0.01 < right / n
@@ -391,8 +394,8 @@ data = {
     split: Examples.of(encode_lm.causal(part, english, WINDOW), english.pad_token_id)
     for split, part in (
         ("train", learn_from("reuters")),
-        ("validation", corpus["reuters"].validation[:watched]),
-        ("test", corpus["reuters"].test[: 3 * watched]),
+        ("validation", spread(corpus["reuters"].validation, watched)),
+        ("test", spread(corpus["reuters"].test, 3 * watched)),
     )
 }
 torch.manual_seed(seed)
@@ -536,10 +539,12 @@ for B, T, V in ((1, 4, 3), (2, 5, 4), (3, 6, 5)):
     hand.append(masked_gradient(z.detach(), labels).flatten())
     auto.append(z.grad.flatten())
     finite.append(differences(loss_at, z.detach()).flatten())
-compare("masked LM: hand gradient vs autograd", torch.cat(hand), torch.cat(auto), 1e-12)
-compare(
-    "masked LM: hand gradient vs differences", torch.cat(hand), torch.cat(finite), 1e-8
-)
+for what, other, tolerance in (
+    ("autograd", auto, 1e-12),
+    ("differences", finite, 1e-8),
+):
+    what = f"masked LM: hand gradient vs {what}"
+    compare(what, torch.cat(hand), torch.cat(other), tolerance)
 
 # %% [markdown]
 # **What hides a token.** The model will never see `[MASK]` when it is fine-tuned. So of the
@@ -615,10 +620,10 @@ def both_sides(left, middle, right):
 
 
 # %%
-pd_watch = masked_batches(corpus["peoples-daily"].validation[:watched], size=64, shuffle=False,
+pd_watch = masked_batches(spread(corpus["peoples-daily"].validation, watched), size=64, shuffle=False,
                           fixed=0)  # fmt: skip
 pd_test = masked_batches(
-    corpus["peoples-daily"].test[: 3 * watched], size=64, shuffle=False, fixed=0
+    spread(corpus["peoples-daily"].test, 3 * watched), size=64, shuffle=False, fixed=0
 )
 baselines = {}
 for name, batches in (("validation", pd_watch), ("test", pd_test)):
@@ -750,7 +755,7 @@ def fits(text):
 
 
 probe_texts = {
-    split: [text for text in part[: 2 * watched] if fits(text)]
+    split: [text for text in spread(part, 2 * watched) if fits(text)]
     for split, part in (
         ("train", corpus["peoples-daily"].validation),
         ("test", corpus["peoples-daily"].test),
@@ -810,7 +815,7 @@ show.table(
 # First the former, live: a few steps on the reviews.
 
 # %%
-reviews_watch = masked_batches(corpus["zh-reviews"].validation[: 2 * watched], size=64, shuffle=False,
+reviews_watch = masked_batches(spread(corpus["zh-reviews"].validation, 2 * watched), size=64, shuffle=False,
                                fixed=0)  # fmt: skip
 live_adapted = copy.deepcopy(encoder_general)
 before = nats(live_adapted, reviews_watch, masked_lm())

@@ -39,6 +39,7 @@ def test_characters_become_ids_and_come_back(tokenizer) -> None:
     known = ["[CLS]", "a", "b", "1", " ", "[UNK]", "[UNK]", "[SEP]"]
     assert tokenizer.convert_ids_to_tokens(ids) == known
     assert tokenizer.pad_token_id == 0 and len(tokenizer) == 9 + len(SPECIAL)
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "ab1 "
     assert tokenizer("a", "b")["token_type_ids"] == [0, 0, 0, 1, 1]
 
 
