@@ -217,7 +217,7 @@ class _Run:
             "n": n,
             "lr": lr,
             "gradient_norm": float(norm),
-            "examples": sum(len(next(iter(b.values()))) for b in micro_batches),
+            "examples": sum(len(b.get("row", next(iter(b.values())))) for b in micro_batches),
             "tokens": sum(_tokens(batch) for batch in micro_batches),
             "seconds": time.perf_counter() - start,
         }

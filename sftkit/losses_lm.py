@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sftkit.batches import IGNORE
+from sftkit.errors import ParameterError
 from sftkit.losses import Loss, cross_entropy, model_inputs
 
 if TYPE_CHECKING:
@@ -39,10 +40,53 @@ def causal_lm() -> Loss:
     """
 
     def loss(model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        output: Any = model(**model_inputs(batch))
+        output: Any = model(**causal_inputs(model, batch))
         return cross_entropy(*next_token(output.logits, batch["labels"]))
 
     return loss
+
+
+def causal_inputs(model: torch.nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
+    """What a causal model takes from a batch, packed or not.
+
+    Our decoder takes ``document`` as it is. transformers' models would ignore it without a
+    word, and let documents see each other: they get it as a mask of all pairs.
+
+    Raises:
+        ParameterError: The batch is packed, and nobody knows how to tell the model so.
+    """
+    inputs = model_inputs(batch)
+    inside = unwrapped(model)
+    if "document" not in inputs or getattr(inside, "takes_documents", False):
+        return inputs
+    kind = getattr(getattr(inside, "config", None), "_attn_implementation", None)
+    if kind not in ("sdpa", "eager"):
+        raise ParameterError(
+            f"packed rows cannot be given to a {type(inside).__name__}.",
+            "Use Batches in place of PackedBatches, or load the model with "
+            'attn_implementation="sdpa".',
+        )
+    allowed = document_mask(inputs.pop("document"))
+    dtype = next(model.parameters()).dtype
+    # Added to the scores: the one form that all of its kinds of attention understand.
+    forbidden = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
+    forbidden.masked_fill_(~allowed, torch.finfo(dtype).min)
+    return inputs | {"attention_mask": forbidden}
+
+
+def document_mask(document: torch.Tensor) -> torch.Tensor:
+    """Who may look at whom: ``bool (B, 1, T, T)`` from ``document (B, T)``.
+
+    A token sees itself and what stands before it in its own document.
+    """
+    same = document[:, None, :, None] == document[:, None, None, :]
+    return same.tril()
+
+
+def unwrapped(model: Any) -> Any:
+    """The model itself, where several processes train a copy each."""
+    distributed = isinstance(model, torch.nn.parallel.DistributedDataParallel)
+    return model.module if distributed else model
 
 
 def masked_lm() -> Loss:

@@ -20,7 +20,9 @@ from sftkit.models.blocks import (
     RMSNorm,
     check_length,
     check_sizes,
+    document_lengths,
     init_weights,
+    restarting_positions,
     rotary_tables,
 )
 from sftkit.models.own import fill, read_config, read_own, read_tensors, save_own
@@ -96,6 +98,10 @@ class Decoder(nn.Module):
         attention_mask: torch.Tensor | None = None,
         cache: list[Pair] | None = None,
         keep: bool = False,
+        *,
+        document: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        head: bool = True,
     ) -> Output:
         """Hidden states and the logits of each next token, ``(B, T, V)``.
 
@@ -105,34 +111,63 @@ class Decoder(nn.Module):
                 on the right cannot reach it. What is computed for padding means nothing.
             cache: What an earlier call kept, for the tokens before these.
             keep: Return keys and values as ``cache``.
+            document: ``(B, T)``: a run of equal ids is a document, and sees nothing outside
+                itself (see `packing`). Padding is a run too, so it may stand anywhere.
+            position_ids: ``(B, T)``; from 0 in each row, or in each document, unless given.
+            head: False computes no logits.
 
         Raises:
-            ModelError: When there are more tokens than positions, or padding on the left.
+            ModelError: When there are more tokens than positions, or padding on the left
+                without ``document``.
         """
         past = cache[0][0].shape[2] if cache else 0
-        tokens = input_ids.shape[1]
-        check_length(past + tokens, self.config.max_length)
-        if attention_mask is not None and (attention_mask.diff(dim=1) > 0).any():
+        if document is not None and past:
+            raise ModelError("packed documents cannot go on from a cache.")
+        lengths = None if document is None else document_lengths(document)
+        positions = self._positions(past, input_ids, document, position_ids)
+        left = attention_mask is not None and (attention_mask.diff(dim=1) > 0).any()
+        if left and document is None:
             raise ModelError(
                 "attention_mask has padding before tokens.",
                 "Pad on the right: tokenizer.padding_side = 'right'.",
             )
-        positions = torch.arange(past, past + tokens, device=input_ids.device)
-        head = self.config.width // self.config.heads
-        tables = rotary_tables(positions, head, self.config.rope_base)
+        width = self.config.width // self.config.heads
+        tables = rotary_tables(positions, width, self.config.rope_base)
         x, kept = self.embeddings(input_ids), []
         for i, block in enumerate(self.blocks):
-            x, pair = block(x, tables, cache[i] if cache else None)
+            x, pair = block(x, tables, cache[i] if cache else None, lengths)
             if keep:
                 kept.append(pair)
         hidden = self.norm(x)
-        return Output(hidden, self.logits(hidden), kept if keep else None)
+        return Output(hidden, self.logits(hidden) if head else None, kept if keep else None)
+
+    takes_documents = True  # see `forward`; `losses_lm.causal_inputs` asks
+
+    def _positions(
+        self,
+        past: int,
+        input_ids: torch.Tensor,
+        document: torch.Tensor | None,
+        position_ids: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """``(T,)``, or ``(B, 1, T)`` for all heads where rows differ."""
+        tokens, most = input_ids.shape[1], self.config.max_length
+        if position_ids is None and document is None:
+            check_length(past + tokens, most)
+            return torch.arange(past, past + tokens, device=input_ids.device)
+        if position_ids is None:
+            position_ids = restarting_positions(document)  # type: ignore[arg-type]
+        check_length(int(position_ids.max()) + 1 if position_ids.numel() else 0, most)
+        return position_ids.unsqueeze(1)
+
+    @property
+    def output_weight(self) -> torch.Tensor:
+        """The matrix that makes logits of hidden states, ``(V, D)``."""
+        return self.embeddings.weight if self.output is None else self.output.weight
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """``(..., D)`` to ``(..., V)``."""
-        if self.output is None:
-            return functional.linear(hidden, self.embeddings.weight)
-        return self.output(hidden)
+        return functional.linear(hidden, self.output_weight)
 
     def save(self, folder: str | Path, tokenizer: Any = None) -> Path:
         """Write safetensors and JSON, in one piece; `load` reads them."""

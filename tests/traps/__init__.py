@@ -7,15 +7,22 @@ subclass inside the test. Paths begin at ``tests/``; `test_table` keeps them tru
 |------|-----------------|----------|----------------|
 | 1 | mean of micro-batch means | engine/test_fit.py::test_micro_batches_change_nothing | \
 engine/test_fit.py::test_the_detector_sees_a_mean_of_means |
-| 2 | denominator counts unshifted labels | comes with packing | |
+| 2 | denominator counts unshifted labels | traps/test_language.py::test_trap_2 | \
+traps/test_language.py::test_trap_2 |
 | 3 | each process divides by its own count | engine/test_processes.py::\
 test_one_process_and_two_agree | |
-| 4 | pad is eos, labels masked by token id | comes with conversations | |
-| 5 | stop token outside the assistant mask | comes with conversations | |
-| 6 | packed examples see each other | comes with packing | |
-| 7 | two beginning-of-sequence tokens | comes with conversations | |
-| 8 | boundary inside a token | comes with conversations | |
-| 9 | truncation eats the answer or its stop token | comes with conversations | |
+| 4 | pad is eos, labels masked by token id | traps/test_chat.py::test_trap_4 | \
+traps/test_chat.py::test_trap_4 |
+| 5 | stop token outside the assistant mask | traps/test_chat.py::test_trap_5 | \
+traps/test_chat.py::test_trap_5 |
+| 6 | packed examples see each other | traps/test_language.py::test_trap_6 | \
+traps/test_language.py::test_trap_6 |
+| 7 | two beginning-of-sequence tokens | traps/test_chat.py::test_trap_7 | \
+traps/test_chat.py::test_trap_7 |
+| 8 | boundary inside a token | traps/test_chat.py::test_trap_8 | \
+traps/test_chat.py::test_trap_8 |
+| 9 | truncation eats the answer or its stop token | traps/test_chat.py::test_trap_9 | \
+traps/test_chat.py::test_trap_9 |
 | 10 | every label masked | traps/test_training.py::test_trap_10 | \
 traps/test_training.py::test_trap_10 |
 | 11 | labels shifted twice, or not at all | engine/test_language.py::\
@@ -23,8 +30,8 @@ test_the_causal_loss_is_the_one_by_hand | engine/test_language.py::\
 test_the_causal_loss_is_the_one_by_hand |
 | 12 | metrics averaged over uneven batches | traps/test_training.py::test_trap_12 | \
 traps/test_training.py::test_trap_12 |
-| 13 | left padding without position ids | engine/test_own_models.py::\
-test_decoder_refuses_padding_on_the_left | |
+| 13 | left padding without position ids | traps/test_language.py::test_trap_13 | \
+traps/test_language.py::test_trap_13 |
 | 14 | schedule stepped per micro-batch; warm-up of 0 | traps/test_training.py::test_trap_14 | \
 traps/test_training.py::test_trap_14 |
 | 15 | parameters kept in bf16 | traps/test_training.py::test_trap_15 | \
