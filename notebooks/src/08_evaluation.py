@@ -13,21 +13,23 @@
 # **You have a number: 72 % right. What is it worth?**
 #
 # About 1 minute on 2 cores. It assumes that you know what a classifier and a loss are
-# (01), and helps if you have seen [07 · Text classification](07_text_classification.ipynb).
+# (01), and helps if you have seen [07 · Text
+# classification](07_text_classification.ipynb).
 #
 # You will be able to
 #
-# - split data so that a copy of a training text is not in the test set, and measure what
-#   such copies are worth;
-# - compute accuracy, precision, recall, F1, ROC, precision-recall, calibration, BLEU and
-#   ROUGE by hand, and say when each of them misleads;
+# - split data so that a copy of a training text is not in the test set, and measure
+#   what such copies are worth;
+# - compute accuracy, precision, recall, F1, ROC, precision-recall, calibration, BLEU
+#   and ROUGE by hand, and say when each of them misleads;
 # - put an interval on a metric, and on the difference of two models;
 # - say how many test examples it takes to see a difference, before you collect them;
 # - recognise four ways to fool yourself: one seed, a test set used many times, averages
 #   over uneven batches, and copies across splits.
 #
 # The models here are linear and small, so that everything runs in seconds and gives the
-# same digits on every machine. What is said of their numbers holds for those of any model.
+# same digits on every machine. What is said of their numbers holds for those of any
+# model.
 
 # %% tags=["parameters"]
 limit: int = 6000  # training examples of the models under test
@@ -57,14 +59,15 @@ from sklearn.svm import LinearSVC
 # %% [markdown]
 # ## 1. Splits, and what leaks between them
 #
-# A model is judged on examples that it has not seen. So the data are split before anything
-# is learned, and each part has one job: **training** data move the parameters,
-# **validation** data choose (the penalty, the number of epochs, the threshold), **test**
-# data report, once.
+# A model is judged on examples that it has not seen. So the data are split before
+# anything is learned, and each part has one job: **training** data move the parameters,
+# **validation** data choose (the penalty, the number of epochs, the threshold),
+# **test** data report, once.
 #
-# The split fails silently when the same text is on both sides. **Leakage** is any way in
-# which the answers of the test set reach the training. Tweets are a good place to see it:
-# people retweet. The loader keeps near-duplicates on one side; `group=None` turns that off.
+# The split fails silently when the same text is on both sides. **Leakage** is any way
+# in which the answers of the test set reach the training. Tweets are a good place to
+# see it: people retweet. The loader keeps near-duplicates on one side; `group=None`
+# turns that off.
 
 # %%
 splits = {
@@ -81,8 +84,8 @@ header = ("split", "training rows", "test rows", "test rows with a copy", "%")
 show.table(rows, header, "Test tweets that have a near-duplicate in training", digits=1)
 
 # %% [markdown]
-# Nobody made a mistake in the second row: it is a plain random split, class by class. Here
-# are three of its test tweets beside a training tweet of the same group.
+# Nobody made a mistake in the second row: it is a plain random split, class by class.
+# Here are three of its test tweets beside a training tweet of the same group.
 
 
 # %%
@@ -102,12 +105,12 @@ show.table(pairs, ("in the test set", "in training"))
 
 # %% [markdown]
 # How much is that worth to a model? Two models answer: a linear support vector machine
-# (SVM) on TF-IDF features, and a **nearest-neighbour** classifier, which gives each text
-# the label of the most similar training text. The second is nothing but memory.
+# (SVM) on TF-IDF features, and a **nearest-neighbour** classifier, which gives each
+# text the label of the most similar training text. The second is nothing but memory.
 #
-# To separate memory from skill, the experiment is run three times: with the grouped split,
-# with the random one, and with the random one **after the copies of test texts are taken
-# out of training**. The last two have the same test texts.
+# To separate memory from skill, the experiment is run three times: with the grouped
+# split, with the random one, and with the random one **after the copies of test texts
+# are taken out of training**. The last two have the same test texts.
 
 
 # %%
@@ -162,13 +165,14 @@ for name, label, mask in [
 show.table(rows, ("", "n", "SVM, %", "nearest neighbour, %"), "Accuracy", digits=1)
 
 # %% [markdown]
-# Read rows 3 and 4 together: the same tweets, the same method, and only the copies are gone
-# from training. The difference is memory, and is no skill. Rows 5 and 6 are the control:
-# where there was no copy, taking some training rows away changes little.
+# Read rows 3 and 4 together: the same tweets, the same method, and only the copies are
+# gone from training. The difference is memory, and is no skill. Rows 5 and 6 are the
+# control: where there was no copy, taking some training rows away changes little.
 #
 # The next table gives the differences with intervals (section 6 derives them). The
-# nearest neighbour gains more from copies than the SVM does. A linear model has to serve
-# all training texts with one weight per word, and cannot remember a single one so well.
+# nearest neighbour gains more from copies than the SVM does: a linear model has to
+# serve all training texts with one weight per word or pair, and cannot remember each of
+# them so well.
 
 # %%
 leak = {}
@@ -186,9 +190,10 @@ inflated = {model: gap.points for (model, on), gap in leak.items() if "copy" in 
 assert inflated["nearest neighbour"] > inflated["SVM"] > 0
 
 # %% [markdown]
-# A test set with leaks does more than flatter. It **prefers the wrong model**: the one that
-# remembers best. Copies are one door. Others have the same effect and need the same
-# question, "could this have been known?":
+# So a test set with leaks does more than flatter. It **leans towards the model that
+# remembers best**: here it moves the nearest neighbour closer to the SVM. Copies are
+# one door. Others have the same effect and need the same question, "could this have
+# been known?":
 #
 # - one author, patient, customer or document on both sides: split by that column
 #   (`group="author"`);
@@ -198,8 +203,9 @@ assert inflated["nearest neighbour"] > inflated["SVM"] > 0
 #
 # ## 2. Counting: the confusion matrix
 #
-# From here on, the split is grouped, and two models are under test: logistic regressions on
-# TF-IDF, one with a firm penalty and one with a loose penalty on large weights.
+# From here on, the split is grouped, and two models are under test: logistic
+# regressions on TF-IDF, one with a firm penalty and one with a loose penalty on large
+# weights.
 
 # %%
 corpus = corpora.load("tweets", seed=0, limit=limit)
@@ -218,8 +224,8 @@ rows = [(name, len(y_test), 100 * p.accuracy) for name, p in found.items()]
 show.table(rows, ("penalty", "test tweets", "accuracy, %"), digits=1)
 
 # %% [markdown]
-# Let $K_{ij}$ be the number of test examples of true class $i$ that are predicted as $j$.
-# Everything in this section follows from this table, the **confusion matrix**:
+# Let $K_{ij}$ be the number of test examples of true class $i$ that are predicted as
+# $j$. Everything in this section follows from this table, the **confusion matrix**:
 #
 # $$\begin{aligned}
 # \text{accuracy} &= \frac{\sum_c K_{cc}}{\sum_{ij} K_{ij}} \\
@@ -265,8 +271,8 @@ rows = [(n, *map(float, s)) for n, s in zip(names, class_scores(K).T, strict=Tru
 show.table(rows, ("class", "precision", "recall", "F1"), digits=3)
 
 # %% [markdown]
-# Against scikit-learn, on the tweets and on random labels of 2, 5 and 9 classes, where the
-# last class is never predicted:
+# Against scikit-learn, on the tweets and on random labels of 2, 5 and 9 classes, where
+# the last class is never predicted:
 
 # %%
 rng = np.random.default_rng(seed)
@@ -285,7 +291,7 @@ for y, predicted, C in cases:
         np.abs(K - sk.confusion_matrix(y, predicted, labels=range(C))).max()
     )
 compare("confusion matrix vs scikit-learn", matrices, [0] * len(cases), 0)
-compare("precision, recall, F1 vs scikit-learn", ours, theirs, 1e-12)
+worst = compare("precision, recall, F1 vs scikit-learn", ours, theirs, 1e-12)
 
 # %% [markdown]
 # ### Averages over classes
@@ -296,15 +302,16 @@ compare("precision, recall, F1 vs scikit-learn", ours, theirs, 1e-12)
 # - **weighted**: the mean weighted by the number of true examples, $n_c$.
 # - **micro**: add the counts of all classes first, then divide once.
 #
-# When each example has one true and one predicted class, micro is nothing new. Each mistake
-# is one false alarm (for the class predicted) and one miss (for the true class), so both
-# $\sum_c g_c$ and $\sum_c n_c$ are the number of examples $n$, and
+# When each example has one true and one predicted class, micro is nothing new. Each
+# mistake is one false alarm (for the class predicted) and one miss (for the true
+# class), so both $\sum_c g_c$ and $\sum_c n_c$ are the number of examples $n$, and
 #
 # $$F_\text{micro} = \frac{2 \sum_c K_{cc}}{\sum_c g_c + \sum_c n_c}
 #   = \frac{2 \sum_c K_{cc}}{2 n} = \text{accuracy}.$$
 #
-# Micro averages tell something else only where an example can have several labels or none,
-# as with named entities.
+# Micro averages tell something else only where an example can have several labels or
+# none, or where a class is left out of the average, as "no entity" is when names are
+# tagged.
 
 
 # %%
@@ -327,13 +334,13 @@ for y, predicted, C in cases:
     keys = ("accuracy", *(f"{kind} F1" for kind in kinds))
     package.append([float(known[key]) for key in keys])
 compare("averages of F1 vs scikit-learn", ours, theirs, 1e-12)
-compare("averages of F1 vs sftkit.evaluate", ours, package, 1e-12)
+worst = compare("averages of F1 vs sftkit.evaluate", ours, package, 1e-12)
 
 # %% [markdown]
 # ### When they mislead
 #
-# Five made-up confusion matrices. The first two have 1,000 examples, 10 of them rare. The
-# last two have a class with two examples.
+# Five made-up confusion matrices. The first two have 1,000 examples, 10 of them rare.
+# The last two have a class with two examples.
 
 # %%
 stories = {
@@ -353,13 +360,13 @@ header = ("", "accuracy", "macro F1", "weighted F1", "rare: precision", "recall"
 show.table(rows, header)
 
 # %% [markdown]
-# - Rows 1 and 2: accuracy and weighted F1 prefer the model that does nothing. Macro F1 and
-#   the rare class's own recall see the difference.
-# - Rows 2 and 3: the same rates of error on each class. Recall stays, precision does not,
-#   since it depends on how frequent the class is. Precision measured on a test set with
-#   another share of the class does not carry over to use.
-# - Rows 4 and 5: one example changes its prediction, and macro F1 jumps. A macro average is
-#   as noisy as its smallest class.
+# - Rows 1 and 2: accuracy and weighted F1 prefer the model that does nothing. Macro F1
+#   and the rare class's own recall see the difference.
+# - Rows 2 and 3: the same rates of error on each class. Recall stays, precision does
+#   not, since it depends on how frequent the class is. Precision measured on a test set
+#   with another share of the class does not carry over to use.
+# - Rows 4 and 5: one example changes its prediction, and macro F1 jumps. A macro
+#   average is as noisy as its smallest class.
 #
 # So: say which average; show the classes one by one when there are few; and put the
 # **constant answer** beside any accuracy. For the tweets it is this:
@@ -380,15 +387,15 @@ show.figure(*evaluate.confusion_figure(report))
 # %% [markdown]
 # ## 3. Scores and thresholds: ROC and precision-recall
 #
-# A model gives scores, and a **threshold** turns them into answers. Take one question: is
-# this tweet positive? The score $s$ is the model's probability of "positive"; the answer is
-# yes when $s \ge t$. Moving $t$ trades one kind of mistake for the other:
+# A model gives scores, and a **threshold** turns them into answers. Take one question:
+# is this tweet positive? The score $s$ is the model's probability of "positive"; the
+# answer is yes when $s \ge t$. Moving $t$ trades one kind of mistake for the other:
 #
 # - the **true positive rate** (recall): the share of the positives that get a yes;
 # - the **false positive rate**: the share of the negatives that get a yes.
 #
-# Sort by score from the top. At each distinct score, cumulative counts give both rates. The
-# pairs (false, true) make the **ROC curve**, the pairs (recall, precision) the
+# Sort by score from the top. At each distinct score, cumulative counts give both rates.
+# The pairs (false, true) make the **ROC curve**, the pairs (recall, precision) the
 # **precision-recall curve**.
 
 
@@ -415,21 +422,23 @@ is_positive = (y_test == positive).astype(int)
 print(f"{len(fpr) - 1:,} thresholds; share of positives {is_positive.mean():.3f}")
 
 # %% [markdown]
-# The area under the ROC curve, **AUC**, has a meaning: it is the probability that a random
-# positive is scored above a random negative, where a tie counts one half. To see it, let
-# step $k$ of the curve add $a_k$ positives and $b_k$ negatives, with $A_{k-1} = a_1 + \dots
-# + a_{k-1}$ positives above, $P$ positives and $N$ negatives in all. Trapezoids have the area
+# The area under the ROC curve, **AUC**, has a meaning: it is the probability that a
+# random positive is scored above a random negative, where a tie counts one half. To see
+# it, let step $k$ of the curve add $a_k$ positives and $b_k$ negatives, with
+# $A_{k-1} = a_1 + \dots + a_{k-1}$ positives above, $P$ positives and $N$ negatives in
+# all. Trapezoids have the area
 #
 # $$\begin{aligned}
 # \text{AUC} &= \sum_k \underbrace{\frac{b_k}{N}}_{\text{width}}
-#    \cdot \underbrace{\frac{1}{2}\left(\frac{A_{k-1}}{P} + \frac{A_{k-1} + a_k}{P}\right)}
+#    \cdot \underbrace{\frac{1}{2}
+#      \left(\frac{A_{k-1}}{P} + \frac{A_{k-1} + a_k}{P}\right)}
 #          _{\text{mean height}} \\
 #  &= \frac{1}{PN} \sum_k b_k \left(A_{k-1} + \tfrac{1}{2} a_k\right).
 # \end{aligned}$$
 #
-# For each of the $b_k$ negatives of step $k$, $A_{k-1}$ positives have a higher score, and
-# $a_k$ have the same. So the sum counts the pairs in the right order, and half of the ties,
-# and $PN$ is the number of all pairs. $\square$
+# For each of the $b_k$ negatives of step $k$, $A_{k-1}$ positives have a higher score,
+# and $a_k$ have the same. So the sum counts the pairs in the right order, and half of
+# the ties, and $PN$ is the number of all pairs. $\square$
 #
 # The proof by a count compares every positive with every negative:
 
@@ -453,18 +462,18 @@ compare(
     "AUC: area vs count of pairs", areas, [share_in_order(*t) for t in trials], 1e-12
 )
 library = [sk.roc_auc_score(y, s) for s, y in trials]
-compare("AUC: area vs scikit-learn", areas, library, 1e-12)
+worst = compare("AUC: area vs scikit-learn", areas, library, 1e-12)
 
 # %% [markdown]
-# The same for the curves themselves. The area under the precision-recall curve is summed in
-# steps and not in trapezoids, since precision does not change evenly between two points:
-# $\text{AP} = \sum_k (r_k - r_{k-1}) \, p_k$, the **average precision**.
+# The same for the curves themselves. The area under the precision-recall curve is
+# summed in steps and not in trapezoids, since precision does not change evenly between
+# two points: $\text{AP} = \sum_k (r_k - r_{k-1}) \, p_k$, the **average precision**.
 
 # %%
-ours, theirs, points, curve = [], [], [], []
+average, theirs, points, curve = [], [], [], []
 for s, y in trials:
     (f, t), (p, r) = curves(s, y)
-    ours.append(np.sum(np.diff(r, prepend=0) * p))
+    average.append(float(np.sum(np.diff(r, prepend=0) * p)))
     theirs.append(sk.average_precision_score(y, s))
     points.append(np.concatenate([f, t, p, r]))
     a, b, _ = sk.roc_curve(y, s, drop_intermediate=False)
@@ -472,36 +481,33 @@ for s, y in trials:
     curve.append(np.concatenate([a, b, c[-2::-1], d[-2::-1]]))
 points, curve = np.concatenate(points), np.concatenate(curve)
 compare("ROC and PR curves vs scikit-learn", points, curve, 1e-12)
-compare("average precision vs scikit-learn", ours, theirs, 1e-12)
+worst = compare("average precision vs scikit-learn", average, theirs, 1e-12)
 
 # %%
 fig, (left, middle) = show.new_figure(3.6, columns=2)
 at = int(np.sum(-np.sort(-np.unique(score)) >= 0.5)) - 1  # the lowest threshold >= 0.5
 left.plot(fpr, tpr, color=show.COLOURS[0])
 left.plot([0, 1], [0, 1], "--", color="grey", label="guessing")
-left.plot(fpr[at + 1], tpr[at + 1], "s", color=show.COLOURS[2], label="threshold 0.5")
+left.plot(fpr[at + 1], tpr[at + 1], "s", color=show.COLOURS[2], label="t = 0.5")
 left.set(xlabel="false positive rate", ylabel="true positive rate (recall)")
 left.set_title(f"ROC: {100 * areas[0]:.0f} % of pairs in order")
 middle.plot(recall, precision, color=show.COLOURS[0])
 share = is_positive.mean()
 middle.axhline(share, color="grey", linestyle="--", label="guessing")
-middle.plot(
-    recall[at], precision[at], "s", color=show.COLOURS[2], label="threshold 0.5"
-)
+middle.plot(recall[at], precision[at], "s", color=show.COLOURS[2], label="t = 0.5")
 middle.set(xlabel="recall", ylabel="precision", ylim=(0, 1.02))
-middle.set_title(f"PR: average precision {ours[0]:.2f}")
+middle.set_title(f"PR: average precision {average[0]:.2f}")
 left.legend(loc="lower right")
 middle.legend(loc="lower left")
-alt = (
-    f"ROC curve, area {areas[0]:.2f}, far above the diagonal. Precision-recall curve, "
-)
-alt += f"average precision {ours[0]:.2f}, above the share of positives, {share:.2f}."
+alt = f"ROC curve, area {areas[0]:.2f}, above the diagonal. Precision-recall curve, "
+alt += f"average precision {average[0]:.2f}, above the share of positives, {share:.2f}."
 show.figure(fig, alt)
 
 # %% [markdown]
-# Which of the two should you look at? The ROC curve divides each count by its own class, so
-# it does not change when negatives become more frequent. Precision mixes the classes. Here
-# every negative is counted 1, 10 and 100 times, as if positives were that much rarer:
+# Which of the two should you look at? The ROC curve divides each count by its own
+# class, so it does not change when negatives become more frequent. Precision mixes the
+# classes. Here every negative is counted 1, 10 and 100 times, as if positives were that
+# much rarer:
 
 # %%
 rows = []
@@ -514,16 +520,17 @@ for times in (1, 10, 100):
 show.table(rows, ("negatives, times", "positives, %", "AUC", "average precision"))
 
 # %% [markdown]
-# The same AUC, and a precision that would be of no use. When positives are rare and a person
-# has to read every alarm, look at precision at the recall that you need.
+# The same AUC, and a precision that would be of no use. When positives are rare and a
+# person has to read every alarm, look at precision at the recall that you need.
 #
-# **1. AUC by ranks** (medium, 15 minutes). Comparing all pairs costs $P \cdot N$. Sorting is
-# enough: give each score its rank, 1 for the lowest, the mean rank where scores are equal.
-# The ranks of the positives add up to $R$. Then
+# **1. AUC by ranks** (medium, 15 minutes). Comparing all pairs costs $P \cdot N$.
+# Sorting is enough: give each score its rank, 1 for the lowest, the mean rank where
+# scores are equal. The ranks of the positives add up to $R$. Then
 # $\text{AUC} = (R - P(P+1)/2) / (PN)$. Write it.
 #
-# <details><summary>Hint 1</summary>The mean rank of a score is the number of scores below
-# it, plus half of the number of equal ones (itself included), plus one half.</details>
+# <details><summary>Hint 1</summary>The mean rank of a score is the number of scores
+# below it, plus half of the number of equal ones (itself included), plus one
+# half.</details>
 # <details><summary>Hint 2</summary><code>scipy.stats.rankdata</code> gives mean
 # ranks.</details>
 
@@ -582,11 +589,11 @@ auc_exercise(auc_by_ranks_solution)
 # %% [markdown]
 # ## 4. Calibration: does 80 % mean 80 %?
 #
-# A model is **calibrated** when, among the answers that it gives with probability 0.8, 80 %
-# are right. The **reliability diagram** checks that: sort the answers into bins by their
-# confidence (the probability of the predicted class), and compare each bin's mean
-# confidence with its accuracy. The **expected calibration error** (ECE) is the mean gap,
-# each of the $n$ answers counted once. With $n_b$ answers in bin $b$:
+# A model is **calibrated** when, among the answers that it gives with probability 0.8,
+# 80 % are right. The **reliability diagram** checks that: sort the answers into bins by
+# their confidence (the probability of the predicted class), and compare each bin's mean
+# confidence with its accuracy. The **expected calibration error** (ECE) is the mean
+# gap, each bin weighted by its share of the $n$ answers. With $n_b$ answers in bin $b$:
 #
 # $$\text{ECE} = \sum_b \frac{n_b}{n}
 #    \left| \text{confidence}_b - \text{accuracy}_b \right|$$
@@ -624,7 +631,7 @@ for p, bins in [(loose, 10), (found["firm"], 7), (loose, 30)]:
     errors.append(ece(c, r, bins))
     package.append(evaluate.calibration_error(p.probs, y_test, bins))
 compare("reliability by hand vs scikit-learn", means, theirs, 1e-12)
-compare("ECE by hand vs sftkit.evaluate", errors, package, 1e-12)
+worst = compare("ECE by hand vs sftkit.evaluate", errors, package, 1e-12)
 
 # %%
 show.figure(*evaluate.calibration_figure(loose, ece(confidence, is_right)))
@@ -636,15 +643,17 @@ show.figure(*evaluate.calibration_figure(loose, ece(confidence, is_right)))
 # ### The error of a calibrated model is not zero
 #
 # Take a model that **is** calibrated. In bin $b$ the accuracy is the mean of $n_b$ coin
-# tosses, and scatters around the confidence with variance $v_b / n_b$, where $v_b$ is the
-# mean of $p(1-p)$ over the bin. A normal variable of standard deviation $\sigma$ has mean
-# absolute value $\sigma\sqrt{2/\pi}$. So the ECE expected from noise alone is about
+# tosses, and scatters around the confidence with variance $v_b / n_b$, where $v_b$ is
+# the mean of $p(1-p)$ over the bin. A normal variable of standard deviation $\sigma$
+# has mean absolute value $\sigma\sqrt{2/\pi}$. So the ECE expected from noise alone is
+# about
 #
-# $$\text{floor} \approx \sum_b \frac{n_b}{n} \sqrt{\frac{2}{\pi} \cdot \frac{v_b}{n_b}}.$$
+# $$\text{floor} \approx \sum_b \frac{n_b}{n}
+#    \sqrt{\frac{2}{\pi} \cdot \frac{v_b}{n_b}}.$$
 #
-# With $B$ equally full bins that is proportional to $\sqrt{B/n}$: it **grows with the number
-# of bins and falls with the number of examples**. Check it by drawing right and wrong answers
-# for the model's confidences as if each were true.
+# With $B$ equally full bins that is proportional to $\sqrt{B/n}$: it **grows with the
+# number of bins and falls with the number of examples**. Check it by drawing right and
+# wrong answers for the model's confidences as if each were true.
 
 
 # %%
@@ -663,6 +672,7 @@ def simulated_floor(confidence, bins, draws=200):
     return float(np.abs((drawn - confidence) @ member).sum(axis=1).mean() / len(b))
 
 
+# %%
 rows = []
 for bins in (5, 10, 20, 50, 100):
     known = [ece(confidence, is_right, bins)]
@@ -682,22 +692,24 @@ show.table(
 )
 
 # %% [markdown]
-# With 400 examples and 100 bins, a perfectly calibrated model would show an error of several
-# points. (The formula is for full bins; where bins hold one or two examples the normal
-# approximation is rough.) So two ECEs can be compared only at the same number of bins and of
-# examples, and a small one should be read beside its floor.
+# With 400 examples and 100 bins, a perfectly calibrated model would show an error of
+# several points. (The formula is for full bins; where bins hold one or two examples the
+# normal approximation is rough.) So two ECEs can be compared only at the same number of
+# bins and of examples, and a small one should be read beside its floor.
 #
 # ### Temperature scaling
 #
-# The simplest cure has one number. Divide all logits by a **temperature** $T$: above 1 the
-# probabilities move towards even, below 1 they sharpen. The order of the classes stays, and so
-# does each prediction. $T$ is chosen on **validation** data by the negative log-likelihood.
-# It is easier to write with $b = 1/T$. For logits $z_i$ and labels $y_i$,
+# The simplest cure has one number. Divide all logits by a **temperature** $T$: above 1
+# the probabilities move towards even, below 1 they sharpen. The order of the classes
+# stays, and so does each prediction. $T$ is chosen on **validation** data by the
+# negative log-likelihood. It is easier to write with $b = 1/T$. For logits $z_i$ and
+# labels $y_i$,
 #
 # $$L(b) = \frac{1}{n} \sum_i \left( \log \sum_c e^{b z_{ic}} - b z_{i y_i} \right).$$
 #
 # Let $p_{ic} = e^{b z_{ic}} / \sum_k e^{b z_{ik}}$. Then
-# $\frac{d}{db} \log \sum_c e^{b z_{ic}} = \sum_c p_{ic} z_{ic} = \mathbb{E}_p[z_i]$, and
+# $\frac{d}{db} \log \sum_c e^{b z_{ic}} = \sum_c p_{ic} z_{ic} = \mathbb{E}_p[z_i]$,
+# and
 #
 # $$\begin{aligned}
 # L'(b) &= \frac{1}{n} \sum_i \left( \mathbb{E}_p[z_i] - z_{i y_i} \right) \\
@@ -706,9 +718,9 @@ show.table(
 #     = \frac{1}{n} \sum_i \mathrm{Var}_p[z_i] \ge 0.
 # \end{aligned}$$
 #
-# The second line follows from $dp_{ic}/db = p_{ic} (z_{ic} - \mathbb{E}_p[z_i])$. So $L$ is
-# convex, and its minimum is where the logit that the model expects is, on average, the logit
-# of the true class.
+# The second line follows from $dp_{ic}/db = p_{ic} (z_{ic} - \mathbb{E}_p[z_i])$. So
+# $L$ is convex, and its minimum is where the logit that the model expects is, on
+# average, the logit of the true class.
 
 
 # %%
@@ -738,12 +750,13 @@ for z, y in problems:
         up, down = nll(b + h, z, y), nll(b - h, z, y)
         finite.append(((up[0] - down[0]) / (2 * h), (up[1] - down[1]) / (2 * h)))
 compare("temperature: hand slopes vs autograd", hand, auto, 1e-12)
-compare("temperature: hand vs finite differences", hand, finite, 1e-6)
+worst = compare("temperature: hand vs finite differences", hand, finite, 1e-6)
 
 # %% [markdown]
-# Slope and curvature are all that **Newton's method** needs: go to where the slope would be
-# zero if the curvature stayed the same, $b \leftarrow b - L'(b)/L''(b)$. The obvious start is
-# the model as it is, $b = 1$. Another is $b = 0$, where all classes are equally likely.
+# Slope and curvature are all that **Newton's method** needs: go to where the slope
+# would be zero if the curvature stayed the same, $b \leftarrow b - L'(b)/L''(b)$. The
+# obvious start is the model as it is, $b = 1$. Another is $b = 0$, where all classes
+# are equally likely.
 
 
 # %%
@@ -759,18 +772,20 @@ def newton(z, y, b, steps):
 z = logits_validation["loose"]
 as_is, even = newton(z, y_validation, 1.0, 3), newton(z, y_validation, 0.0, 7)
 rows = []
-for step, b in enumerate(even):
-    rows.append((step, f"{as_is[step]:.2f}" if step < 4 else "", b))
-show.table(rows, ("step", "b from 1", "b from 0"), digits=4)
+for step, b in enumerate(even[:6]):
+    left = f"{abs(b - even[-1]):.0e}" if step < 5 else "about 0"
+    rows.append((step, f"{as_is[step]:.2f}" if step < 4 else "", f"{b:.4f}", left))
+show.table(rows, ("step", "b from 1", "b from 0", "distance to the minimum"))
 T = 1 / even[-1]
 print(f"temperature 1 / b = {T:.3f}")
 
 # %% [markdown]
-# From $b = 1$ it runs away. A model that is far too sure of itself has nearly all probability
-# on one class, so the logits hardly vary under it: the curvature is small, and the step
-# is far too long, to a negative temperature. At $b = 0$ the curvature is large, the first
-# steps are short, and the last ones double the number of right digits. `sftkit` keeps each
-# step inside a bracket around the root of the slope, so that no start can fail.
+# From $b = 1$ it runs away. A model that is far too sure of itself has nearly all
+# probability on one class, so the logits hardly vary under it: the curvature is small,
+# and the step is far too long, to a negative temperature. At $b = 0$ the curvature is
+# large, the first steps are short, and the last ones double the number of right digits.
+# `sftkit` keeps each step inside a bracket around the root of the slope, so that no
+# start can fail.
 
 # %%
 from scipy.optimize import minimize_scalar
@@ -782,7 +797,7 @@ for z, y in problems[1:]:
 for z, y in tasks:
     by_hand.append(1 / newton(z, y, 0.0, 30)[-1])
     best = minimize_scalar(
-        lambda b: nll(b, z, y)[0], bounds=(0.01, 9), method="bounded"
+        lambda b, z=z, y=y: nll(b, z, y)[0], bounds=(0.01, 9), method="bounded"
     )
     general.append(1 / best.x)
     package.append(evaluate.fit_temperature(z, y))
@@ -824,16 +839,17 @@ for ax, p, name in zip(
     ax.set_title(f"{name}: ECE {gaps[-1]:.1f} %")
 axes[0].set_ylabel("accuracy")
 axes[0].legend(loc="upper left")
-alt = "Reliability diagrams. As trained, accuracy lies below confidence in each bin, with a "
-alt += f"calibration error of {gaps[0]:.1f} %. After temperature scaling the points lie near "
-alt += f"the diagonal: {gaps[1]:.1f} %. Larger dots hold more tweets."
+alt = "Reliability diagrams. As trained, accuracy lies below confidence, with an ECE "
+alt += f"of {gaps[0]:.1f} %. After temperature scaling the points lie near the "
+alt += f"diagonal: {gaps[1]:.1f} %. Larger dots hold more tweets."
 show.figure(fig, alt)
 
 # %% [markdown]
-# On the data that it is fitted to, scaling cannot do harm: $T = 1$ is one of the candidates,
-# and the minimum of a convex function is not above its value there. On other data it can.
-# The next cell draws 300 validation sets of 50 examples and 300 test sets of 2,000, for
-# models that are calibrated already, and counts how often the loss went up.
+# On the data that it is fitted to, scaling cannot do harm: $T = 1$ is one of the
+# candidates, and the minimum of a convex function is not above its value there. On
+# other data it can. The next cell draws 300 validation sets of 50 examples and 300 test
+# sets of 2,000, for models that are calibrated already, and counts how often the loss
+# went up.
 
 # %%
 worse_validation = worse_test = 0
@@ -854,26 +870,28 @@ print(f"test loss worse: {worse_test} of 300")
 assert worse_validation == 0
 
 # %% [markdown]
-# (A label drawn as the largest of logit plus Gumbel noise has exactly the probabilities of
-# the softmax.) So: fit $T$ where there is something to mend, on more than a handful of
-# examples, and look at the test loss once.
+# (A label drawn as the largest of logit plus Gumbel noise has exactly the probabilities
+# of the softmax.) So: fit $T$ where there is something to mend, on more than a handful
+# of examples, and look at the test loss once.
 #
 # ## 5. Intervals: the test set is a sample
 #
-# Had other tweets been collected for the test set, the accuracy would be another. How far
-# another? Write $p$ for the accuracy on all tweets of this kind, and $\hat p$ for that on $n$
-# test tweets. Each is right with probability $p$, so $n \hat p$ is binomial, and
+# Had other tweets been collected for the test set, the accuracy would be another. How
+# far another? Write $p$ for the accuracy on all tweets of this kind, and $\hat p$ for
+# that on $n$ test tweets, drawn independently. Each is right with probability $p$, so
+# $n \hat p$ is binomial, and
 #
 # $$\mathbb{E}[\hat p] = p, \qquad \mathrm{Var}[\hat p] = \frac{p (1 - p)}{n}.$$
 #
-# A **95 % interval** is a recipe that, over many test sets, holds the true $p$ in 95 % of
-# them. The share that it does hold is its **coverage**. Three recipes:
+# A **95 % interval** is a recipe that, over many test sets, holds the true $p$ in 95 %
+# of them. The share that it does hold is its **coverage**. Three recipes:
 #
 # **Normal.** Take $\hat p$ for $p$ in the variance, with $z = 1.96$:
 # $\hat p \pm z \sqrt{\hat p (1 - \hat p) / n}$.
 #
-# **Wilson** (1927). Keep the unknown $p$ in the variance, and ask which $p$ are compatible
-# with what was seen: $(\hat p - p)^2 \le z^2 \, p (1 - p) / n$. That is quadratic in $p$:
+# **Wilson** (1927). Keep the unknown $p$ in the variance, and ask which $p$ are
+# compatible with what was seen: $(\hat p - p)^2 \le z^2 \, p (1 - p) / n$. That is
+# quadratic in $p$:
 #
 # $$\begin{aligned}
 # p^2 \left(1 + \tfrac{z^2}{n}\right) - 2 p \left(\hat p + \tfrac{z^2}{2n}\right)
@@ -882,9 +900,14 @@ assert worse_validation == 0
 #    z \sqrt{\frac{\hat p (1 - \hat p)}{n} + \frac{z^2}{4 n^2}}}{1 + \frac{z^2}{n}}.
 # \end{aligned}$$
 #
-# **Percentile bootstrap** (Efron 1979). Let the test set stand for all tweets: draw $n$ of its
-# examples **with replacement**, compute the metric, do so thousands of times, and take the
-# 2.5 % and 97.5 % quantiles. It works for any metric, with no formula.
+# **Percentile bootstrap** (Efron 1979). Let the test set stand for all tweets: draw $n$
+# of its examples **with replacement**, compute the metric, do so thousands of times,
+# and take the 2.5 % and 97.5 % quantiles. It needs no formula, and so serves nearly
+# every metric.
+#
+# All three take the examples for independent. Where several come from one document or
+# one author, they are not, and there are fewer of them than it seems: then draw
+# documents or authors, each with all of its examples.
 
 # %%
 Z = norm.isf(0.025)
@@ -906,12 +929,15 @@ cases = [(0, 12), (7, 9), (150, 200), (99, 100), (2750, 3816)]
 ours = [wilson_interval(k, n) for k, n in cases]
 scipys = [tuple(binomtest(k, n).proportion_ci(method="wilson")) for k, n in cases]
 compare("Wilson by hand vs scipy", ours, scipys, 1e-12)
-compare("Wilson by hand vs sftkit", ours, [evaluate.wilson(*c) for c in cases], 1e-12)
+worst = compare(
+    "Wilson by hand vs sftkit", ours, [evaluate.wilson(*c) for c in cases], 1e-12
+)
 
 # %% [markdown]
-# The bootstrap of an accuracy can be checked without any library: drawing $n$ of $n$ examples
-# with replacement, of which a share $\hat p$ is right, gives a binomial number of right ones.
-# So its quantiles are those of a binomial with $n$ and $\hat p$, up to the noise of drawing.
+# The bootstrap of an accuracy can be checked without any library: drawing $n$ of $n$
+# examples with replacement, of which a share $\hat p$ is right, gives a binomial number
+# of right ones. So its quantiles are those of a binomial with $n$ and $\hat p$, up to
+# the noise of drawing.
 
 
 # %%
@@ -930,12 +956,13 @@ for n in (50, 200, 1000):
     exact.append(binom.ppf([0.025, 0.975], n, r.mean()) / n)
     ends = ", ".join(f"{100 * x:.1f}" for x in ours[-1])
     print(f"{n:5} tweets: {100 * r.mean():.1f} % right, bootstrap {ends}")
-compare("bootstrap of accuracy vs binomial quantiles", ours, exact, 0.021)
+worst = compare("bootstrap of accuracy vs binomial quantiles", ours, exact, 0.021)
 
 # %% [markdown]
-# (The tolerance is one example in 50: quantiles of a share move in steps of $1/n$.) For macro
-# F1 there is no formula, and the bootstrap does not mind. `sftkit` draws confusion matrices
-# from a multinomial, or sums over examples; both are the same thing as drawing rows.
+# (The tolerance is one example in 50: quantiles of a share move in steps of $1/n$.) For
+# macro F1 there is no formula, and the bootstrap does not mind. `sftkit` draws
+# confusion matrices from a multinomial, or sums over examples; both are the same thing
+# as drawing rows.
 
 
 # %%
@@ -952,6 +979,7 @@ def macro_f1_of_rows(rows):
     )
 
 
+# %%
 n = 1000
 part = Predictions(firm.logits[:n], y_test[:n])
 one_hot = np.eye(9)[
@@ -965,15 +993,15 @@ sums = evaluate.bootstrap(
 print(f"macro F1 {100 * table[0]:.1f} %, from {100 * by_hand[0]:.0f} to", end=" ")
 print(f"{100 * by_hand[1]:.0f} on {n:,} tweets")
 compare("bootstrap by hand vs report's macro F1", by_hand, table[1:], 0.005)
-compare("bootstrap by hand vs evaluate.bootstrap", by_hand, sums[1:], 0.005)
+worst = compare("bootstrap by hand vs evaluate.bootstrap", by_hand, sums[1:], 0.005)
 
 # %% [markdown]
 # ### Do they cover?
 #
-# Simulate: choose a true accuracy $p$, draw many test sets of 100 examples, make the interval
-# of each, and count how often it holds $p$. For a share, one can also do without chance: for
-# each possible $k$ from 0 to $n$, take the interval, and add up the binomial probabilities of
-# those that hold $p$. The simulation and the sum must agree.
+# Simulate: choose a true accuracy $p$, draw many test sets of 100 examples, make the
+# interval of each, and count how often it holds $p$. For a share, one can also do
+# without chance: for each possible $k$ from 0 to $n$, take the interval, and add up the
+# binomial probabilities of those that hold $p$. The simulation and the sum must agree.
 
 
 # %%
@@ -1022,34 +1050,33 @@ for ax, n in zip(axes, (100, 1000), strict=True):
     ax.set(xlabel="true accuracy", ylim=(60, 100.5), title=f"{n:,} test examples")
 axes[0].set_ylabel("coverage of “95 %” intervals, %")
 axes[0].legend(loc="lower left")
-alt = "Coverage against true accuracy at 100 and 1,000 examples. Wilson stays near 95 %. The "
-alt += (
-    "normal interval and the bootstrap jump around 95 % and fall far below it near 1."
-)
+alt = "Coverage against true accuracy at 100 and 1,000 examples. Wilson's interval "
+alt += "stays near 95 %. The normal one and the bootstrap fall far below it near 1."
 show.figure(fig, alt)
 
 # %% [markdown]
-# In the middle all three do. Near 1 (and by symmetry near 0) the normal interval and the
-# percentile bootstrap fail together: both take $\hat p (1 - \hat p)$ for the variance, and
-# when few mistakes have been seen, that is often too small, and 0 when none has been seen. The
-# saw-teeth come from $k$ being whole.
+# In the middle all three do. Near 1 (and by symmetry near 0) the normal interval and
+# the percentile bootstrap fail together: both take $\hat p (1 - \hat p)$ for the
+# variance, and when few mistakes have been seen, that is often too small, and 0 when
+# none has been seen. The saw-teeth come from $k$ being whole.
 #
-# `classification_report` uses the bootstrap, since it serves all metrics, and changes to
-# Wilson when everything or nothing is right. For one accuracy near 1, use
+# `classification_report` uses the bootstrap, since it serves all metrics, and changes
+# to Wilson when everything or nothing is right. For one accuracy near 1, use
 # `evaluate.wilson`.
 #
-# **2. No mistakes** (easy, 10 minutes). A model makes no mistake on $n$ test examples. How
-# large can its true error rate $e$ be? Give the largest $e$ for which seeing no mistake still
-# has a probability of at least 5 %. (About $3/n$, the "rule of three"; here exactly.)
+# **2. No mistakes** (easy, 10 minutes). A model makes no mistake on $n$ test examples.
+# How large can its true error rate $e$ be? Give the largest $e$ for which seeing no
+# mistake still has a probability of at least 5 %. (About $3/n$, the "rule of three";
+# here exactly.)
 #
-# <details><summary>Hint 1</summary>With error rate e, the probability of n right answers is
-# (1 − e) to the power n.</details>
+# <details><summary>Hint 1</summary>With error rate e, the probability of n right
+# answers is (1 − e) to the power n.</details>
 # <details><summary>Hint 2</summary>Set it equal to 0.05 and solve for e.</details>
 
 
 # %% tags=["exercise"]
 def largest_error_rate(n):
-    """Upper end of a one-sided 95 % interval for the error rate after n right answers."""
+    """Upper end of a one-sided 95 % interval for the error rate: n right of n."""
     raise NotImplementedError
 
 
@@ -1092,9 +1119,10 @@ error_exercise(largest_error_rate_solution)
 # %% [markdown]
 # ### Move the threshold, take away examples
 #
-# Back to the question "positive or not?". A threshold gives a point on the precision-recall
-# curve, and the number of test tweets says how well that point is known. Precision is a share
-# of the tweets with a yes, and recall is one of the positive tweets, so each has its own $n$.
+# Back to the question "positive or not?". A threshold gives a point on the
+# precision-recall curve, and the number of test tweets says how well that point is
+# known. Precision is a share of the tweets with a yes, and recall is one of the
+# positive tweets, so each has its own $n$.
 
 
 # %%
@@ -1109,6 +1137,7 @@ def precision_recall_with_intervals(threshold, n):
     return found_rows
 
 
+# %%
 def draw_point(ax, threshold, n, colour, marker):
     p, r = precision_recall_with_intervals(threshold, n)
     if p is None or r is None:
@@ -1174,12 +1203,14 @@ widgets.figure_box(
 )
 
 # %% [markdown]
-# **3. Enough for the width** (easy, 5 minutes). How many test examples does it take until the
-# normal interval of an accuracy near $p$ has half-width at most $h$, at 95 %? Round up.
+# **3. Enough for the width** (easy, 5 minutes). How many test examples does it take
+# until the normal interval of an accuracy near $p$ has half-width at most $h$, at 95 %?
+# Round up.
 #
-# <details><summary>Hint 1</summary>The half-width is z times the square root of
-# p (1 − p) / n, with z = 1.96 (or <code>norm.isf(0.025)</code>). Solve for n.</details>
-# <details><summary>Hint 2</summary>Halving h takes four times as many examples.</details>
+# <details><summary>Hint 1</summary>The half-width is z times the square root of p (1 −
+# p) / n, with z = 1.96 (or <code>norm.isf(0.025)</code>). Solve for n.</details>
+# <details><summary>Hint 2</summary>Halving h takes four times as many
+# examples.</details>
 
 
 # %% tags=["exercise"]
@@ -1221,7 +1252,8 @@ width_exercise(examples_for_width_solution)
 # %% [markdown]
 # ## 6. Two models on the same examples
 #
-# The firm model beats the loose one by some points. Are the intervals of the two telling?
+# The firm model beats the loose one by some points. Are the intervals of the two
+# telling?
 
 # %%
 loose_right = found["loose"].classes == y_test
@@ -1234,11 +1266,11 @@ gap = evaluate.compare(found["firm"].classes, found["loose"].classes, y_test, se
 print(f"firm less loose: {gap}")
 
 # %% [markdown]
-# The two intervals overlap, and the difference is clear all the same. Overlap is the wrong
-# test: it forgets that both models saw **the same** tweets. Let $d_i$ be $+1$ where only the
-# first model is right, $-1$ where only the second is, and 0 where they agree. With
-# $\delta = \mathbb{E}[d]$, the difference in accuracy, and $\psi = \mathbb{E}[d^2]$, the share
-# of **disagreements**,
+# The two intervals overlap, and the difference is clear all the same. Overlap is the
+# wrong test: it forgets that both models saw **the same** tweets. Let $d_i$ be $+1$
+# where only the first model is right, $-1$ where only the second is, and 0 where they
+# agree. With $\delta = \mathbb{E}[d]$, the difference in accuracy, and
+# $\psi = \mathbb{E}[d^2]$, the share of **disagreements**,
 #
 # $$\mathrm{Var}[\bar d] = \frac{\mathbb{E}[d^2] - \mathbb{E}[d]^2}{n}
 #    = \frac{\psi - \delta^2}{n}
@@ -1251,9 +1283,9 @@ print(f"firm less loose: {gap}")
 # %%
 d = firm_right.astype(float) - loose_right
 psi, delta = np.mean(d**2), np.mean(d)
-separate = sum(r.mean() * (1 - r.mean()) for r in (firm_right, loose_right)) / n
-covariance = np.cov(firm_right, loose_right, bias=True)[0, 1] / n
-paired = (psi - delta**2) / n
+separate = sum(r.mean() * (1 - r.mean()) for r in (firm_right, loose_right)) / len(d)
+covariance = np.cov(firm_right, loose_right, bias=True)[0, 1] / len(d)
+paired = (psi - delta**2) / len(d)
 less = separate - 2 * covariance
 worst = compare("variance: paired vs separate less 2 cov", paired, less, 1e-15)
 rows = [("share of disagreements", 100 * psi), ("difference, points", 100 * delta)]
@@ -1262,8 +1294,8 @@ rows.append(("standard error, same test set, points", 100 * float(paired**0.5)))
 show.table([(k, float(v)) for k, v in rows], ("", "value"), digits=2)
 
 # %% [markdown]
-# **Paired bootstrap.** Draw rows, and take both models' answers on those rows. By hand, and
-# against `evaluate.compare`, which draws the three counts from a multinomial:
+# **Paired bootstrap.** Draw rows, and take both models' answers on those rows. By hand,
+# and against `evaluate.compare`, which draws the three counts from a multinomial:
 
 # %%
 print("ends of the 95 % interval, points:")
@@ -1279,12 +1311,12 @@ for rival in (loose_right, np.roll(loose_right, 1), firm_right & loose_right):
 worst = compare("paired bootstrap by hand vs sftkit", ours, package, 0.006)
 
 # %% [markdown]
-# (The three rivals: the loose model; the same answers given to the wrong tweets, so that
-# nothing is paired; and a model that is right only where both are.)
+# (The three rivals: the loose model; the same answers given to the wrong tweets, so
+# that nothing is paired; and a model that is right only where both are.)
 #
-# **McNemar's exact test** (1947) asks: if both models were equally good, how likely is so
-# uneven a split of the disagreements? Each disagreement is then a fair coin. With $w$ of $m$
-# disagreements for the first model, and $k = \min(w, m - w)$,
+# **McNemar's exact test** (1947) asks: if both models were equally good, how likely is
+# so uneven a split of the disagreements? Each disagreement is then a fair coin. With
+# $w$ of $m$ disagreements for the first model, and $k = \min(w, m - w)$,
 #
 # $$p = \min\left(1,\; 2 \sum_{j=0}^{k} \binom{m}{j} 2^{-m}\right).$$
 #
@@ -1310,10 +1342,10 @@ rows = [(f"{w} : {v}", f"{p:.2g}") for (w, v), p in zip(splits_of_m, ours, stric
 show.table(rows, ("disagreements", "p"), "Exact McNemar test")
 
 # %% [markdown]
-# Do the recipes keep their promise? Draw test sets on which two models disagree on 10 % of
-# the examples, once with no true difference, and once with one of 3 points. A 95 % interval
-# should hold the true difference in 95 % of the sets. A test at 5 % should call no difference
-# a difference in at most 5 %.
+# Do the recipes keep their promise? Draw test sets on which two models disagree on 10 %
+# of the examples, once with no true difference, and once with one of 3 points. A 95 %
+# interval should hold the true difference in 95 % of the sets. A test at 5 % should
+# call no difference a difference in at most 5 %.
 
 # %%
 n, disagree = 500, 0.10
@@ -1334,19 +1366,19 @@ header = ("true difference, points", "bootstrap holds it, %", "normal interval, 
 show.table(rows, (*header, "McNemar p ≤ 0.05, %"), f"{n} examples", digits=1)
 
 # %% [markdown]
-# Both intervals are close to what they promise. McNemar's exact test stays below 5 % where
-# there is no difference: its $p$ can only take the values that whole coin tosses allow, so it
-# is a little too careful. And with a true difference of 3 points, it sees it only in a part
-# of the test sets. Section 8 turns that part into a plan.
+# Both intervals are close to what they promise. McNemar's exact test stays below 5 %
+# where there is no difference: its $p$ can only take the values that whole coin tosses
+# allow, so it is a little too careful. And with a true difference of 3 points, it sees
+# it only in a part of the test sets. Section 8 turns that part into a plan.
 #
 # ## 7. What no test set can see: one seed
 #
-# The intervals above answer one question: what if the **test examples** had been others? They
-# are for two *trained models*. A claim about two *recipes* ("this penalty is better") has
-# another source of noise: the seed of the training, which sets the order of the data, the new
-# weights, the dropout. Here is one recipe, a logistic regression trained by stochastic
-# gradient descent, under 20 seeds that change nothing but the order of the examples; and a
-# second recipe, with twice the penalty.
+# The intervals above answer one question: what if the **test examples** had been
+# others? They are for two *trained models*. A claim about two *recipes* ("this penalty
+# is better") has another source of noise: the seed of the training, which sets the
+# order of the data, the new weights, the dropout. Here is one recipe, a logistic
+# regression trained by stochastic gradient descent, under 20 seeds that change nothing
+# but the order of the examples; and a second recipe, with twice the penalty.
 
 # %%
 seeds = 20
@@ -1371,7 +1403,7 @@ show.table(rows, header, f"Test accuracy over {seeds} seeds", digits=1)
 
 # %%
 fig, ax = show.new_figure(2.4)
-for i, (name, a) in enumerate(points.items()):
+for i, a in enumerate(points.values()):
     spread = np.random.default_rng(seed).uniform(-0.12, 0.12, seeds)
     style = dict(color=show.COLOURS[i], marker=show.MARKERS[i], alpha=0.7)
     ax.scatter(a, i + spread, **style)
@@ -1379,15 +1411,15 @@ for i, (name, a) in enumerate(points.items()):
 ax.set_yticks([0, 1], ["recipe A", "recipe B"])
 ax.set(ylim=(1.5, -0.5), xlabel="test accuracy, %")
 ax.set_title("The seeds of one recipe differ more than the two recipes")
-alt = "Accuracy of 20 seeds of each of two recipes as dots, means as black lines. The clouds "
+alt = "Accuracy of 20 seeds of two recipes as dots, means as black lines. The clouds "
 alt += f"overlap: A {points['A'].min():.1f} to {points['A'].max():.1f} %, "
 alt += f"B {points['B'].min():.1f} to {points['B'].max():.1f} %."
 show.figure(fig, alt)
 
 # %% [markdown]
-# Now compare on one seed each, as is often done, in all possible ways. And compare recipe A
-# **with itself**: seed 0 against seed 1, and so on. McNemar's test at 5 % should call at most
-# 5 % of these a difference.
+# Now compare on one seed each, as is often done, in all possible ways. And compare
+# recipe A **with itself**: seed 0 against seed 1, and so on. McNemar's test at 5 %
+# should call at most 5 % of these a difference.
 
 
 # %%
@@ -1404,11 +1436,12 @@ print(f"A and A with another seed: “different” in {100 * np.mean(own):.0f} %
 assert np.mean(own) > 0.1  # the detector: well above the 5 % of the test
 
 # %% [markdown]
-# The test is not wrong: two seeds of one recipe **are** two models of different accuracy. The
-# conclusion would be wrong, since the same recipe with a new seed does not keep the lead. So
-# a comparison of recipes needs several seeds, and an interval over them. With means
-# $\bar a, \bar b$ and variances $s_a^2, s_b^2$ over $r$ seeds each, Welch's interval is
-# $\bar b - \bar a \pm t \sqrt{s_a^2/r + s_b^2/r}$, with $t$ from Student's distribution.
+# The test is not wrong: two seeds of one recipe **are** two models of different
+# accuracy. The conclusion would be wrong, since the same recipe with a new seed does
+# not keep the lead. So a comparison of recipes needs several seeds, and an interval
+# over them. With means $\bar a, \bar b$ and variances $s_a^2, s_b^2$ over $r$ seeds
+# each, Welch's interval is $\bar b - \bar a \pm t \sqrt{s_a^2/r + s_b^2/r}$, with $t$
+# from Student's distribution.
 
 # %%
 from scipy.stats import t as student
@@ -1431,27 +1464,28 @@ for r in (3, 5, 20):
 worst = compare("interval over seeds vs scipy", ours, theirs, 1e-9)
 
 # %% [markdown]
-# This interval speaks of new seeds on *this* test set. New seeds **and** new test examples
-# have both noises. The course states, with each comparison, which of them its interval
-# covers.
+# This interval speaks of new seeds on *this* test set. New seeds **and** new test
+# examples have both noises. The course states, with each comparison, which of them its
+# interval covers.
 #
 # ## 8. How many test examples does it take?
 #
-# Ask before collecting. Two models differ truly by $\delta$ and disagree on a share $\psi$.
-# The test calls a difference when $|\bar d|$ is above $z_{\alpha/2}$ standard errors **as they
-# are without a difference**, $\sqrt{\psi/n}$. In truth $\bar d$ is about normal with mean
-# $\delta$ and standard error $\sqrt{(\psi - \delta^2)/n}$. To be above the line with
-# probability $1 - \beta$ (the **power**), the mean must lie $z_\beta$ of its own standard
-# errors above it:
+# Ask before collecting. Two models differ truly by $\delta$ and disagree on a share
+# $\psi$. The test calls a difference when $|\bar d|$ is above $z_{\alpha/2}$ standard
+# errors **as they are without a difference**, $\sqrt{\psi/n}$. In truth $\bar d$ is
+# about normal with mean $\delta$ and standard error $\sqrt{(\psi - \delta^2)/n}$. To be
+# above the line with probability $1 - \beta$ (the **power**), the mean must lie
+# $z_\beta$ of its own standard errors above it:
 #
 # $$\begin{aligned}
-# \delta &= z_{\alpha/2} \sqrt{\frac{\psi}{n}} + z_\beta \sqrt{\frac{\psi - \delta^2}{n}} \\
+# \delta &= z_{\alpha/2} \sqrt{\frac{\psi}{n}}
+#    + z_\beta \sqrt{\frac{\psi - \delta^2}{n}} \\
 # n &= \left( \frac{z_{\alpha/2} \sqrt{\psi} + z_\beta \sqrt{\psi - \delta^2}}{\delta}
 #      \right)^2 .
 # \end{aligned}$$
 #
-# Half the difference takes four times the examples. And what counts is not how accurate the
-# models are, but on how many examples they disagree.
+# Half the difference takes four times the examples. And what counts is not how accurate
+# the models are, but on how many examples they disagree.
 
 
 # %%
@@ -1475,12 +1509,13 @@ header = ("difference, points", "5 % disagree", "10 %", "20 %", "two separate se
 show.table(rows, header, "Test examples for a power of 80 % at the 5 % level")
 
 # %% [markdown]
-# The last column is for two models of about 80 % that are tested on different examples. Never
-# do that when you can use the same.
+# The last column is for two models of about 80 % that are tested on different examples.
+# Never do that when you can use the same.
 #
-# Does the formula hold for the exact test? For a given $n$, the number of disagreements $m$ is
-# binomial ($n$, $\psi$), and the wins among them are binomial ($m$, $(\psi + \delta) / 2\psi$).
-# So the power can be added up over all outcomes, and it can be simulated.
+# Does the formula hold for the exact test? For a given $n$, the number of disagreements
+# $m$ is binomial ($n$, $\psi$), and the wins among them are binomial ($m$,
+# $(\psi + \delta) / 2\psi$). So the power can be added up over all outcomes, and it can
+# be simulated.
 
 
 # %%
@@ -1503,6 +1538,7 @@ def simulated_power(n, delta, psi):
     return float(np.mean(2 * binom.cdf(least, both, 0.5) <= 0.05))
 
 
+# %%
 rows, exact, simulated = [], [], []
 for delta, psi in [(0.01, 0.1), (0.02, 0.1), (0.05, 0.2)]:
     n = needed(delta, psi)
@@ -1516,7 +1552,8 @@ show.table(rows, (*header, "exact test, summed, %", "simulated, %"), digits=1)
 
 # %% [markdown]
 # The exact test is a little less powerful than the formula says, as it is a little too
-# careful. For a plan that is near enough. Now the curve for our two models' disagreement:
+# careful. For a plan that is near enough. Now the curve for our two models'
+# disagreement:
 
 # %%
 fig, ax = show.new_figure()
@@ -1544,22 +1581,24 @@ show.figure(fig, alt)
 print(alt)
 
 # %% [markdown]
-# Take $\psi$ from your validation data: the share of examples that just one of the two models
-# has right. If the plan asks for more examples than there will be, say so now; a result of
-# "not clear" was then to be expected, and is no evidence that the models are equal.
+# Take $\psi$ from your validation data: the share of examples that just one of the two
+# models has right. If the plan asks for more examples than there will be, say so now; a
+# result of "not clear" was then to be expected, and is no evidence that the models are
+# equal.
 #
 # ## 9. A test set wears out
 #
-# Train $K$ models, test all, report the best. Suppose that all have the same true accuracy $p$.
-# Each measured one is $p$ plus noise of standard error $\sigma = \sqrt{p(1-p)/n}$, and you
-# report the largest. If the noises are independent and about normal, its mean is
+# Train $K$ models, test all, report the best. Suppose that all have the same true
+# accuracy $p$. Each measured one is $p$ plus noise of standard error
+# $\sigma = \sqrt{p(1-p)/n}$, and you report the largest. If the noises are independent
+# and about normal, its mean is
 #
 # $$p + \sigma m_K, \qquad
 #   m_K = \int x \, K \varphi(x) \, \Phi(x)^{K-1} \, dx,$$
 #
-# since $K \varphi(x) \Phi(x)^{K-1}$ is the density of the largest of $K$ standard normal
-# numbers: one of the $K$ is at $x$, and all others are below. This excess is the **winner's
-# curse**.
+# since $K \varphi(x) \Phi(x)^{K-1}$ is the density of the largest of $K$ standard
+# normal numbers: one of the $K$ is at $x$, and all others are below. This excess is the
+# **winner's curse**.
 
 # %%
 grid = np.linspace(-9, 9, 20_001)
@@ -1583,10 +1622,10 @@ header = ("test examples", "models tried", "best, reported, %", "too high by, fo
 show.table(rows, (*header, "simulated"), "All models have 75 %", digits=2)
 
 # %% [markdown]
-# Real models share their mistakes, so their noises are not independent, and the curse is
-# weaker than that. But it is there. Take the 40 runs of section 7, split the test tweets at
-# random into two halves, choose the best run on the first half, and look at it on the second,
-# which took no part in the choice. Do that many times:
+# Real models share their mistakes, so their noises are not independent, and the curse
+# is weaker than that. But it is there. Take the 40 runs of section 7, split the test
+# tweets at random into two halves, choose the best run on the first half, and look at
+# it on the second, which took no part in the choice. Do that many times:
 
 # %%
 every = np.concatenate([runs["A"], runs["B"]]).astype(float)  # (40, tweets)
@@ -1604,15 +1643,18 @@ show.table([(k, float(v)) for k, v in rows], ("", "accuracy, %"), digits=2)
 assert curse > 0
 
 # %% [markdown]
-# So: choose on validation data, and report on a test set that chose nothing. A leaderboard
-# that many people submit to is a choice on the test set made by a crowd.
+# The choice was worth something: the chosen run is above the average of all also on
+# tweets that did not choose it. It was worth less than its own half claims.
+#
+# So: choose on validation data, and report on a test set that chose nothing. A
+# leaderboard that many people submit to is a choice on the test set made by a crowd.
 #
 # ## 10. Averages over uneven batches
 #
-# Evaluation runs in batches, and it is tempting to average the batches' metrics. When batches
-# are uneven (the last one is short; or the examples are sorted by length, so that padding is
-# saved), the average of averages depends on the batch size. Here is one model, on one test
-# set:
+# Evaluation runs in batches, and it is tempting to average the batches' metrics. When
+# batches are uneven (the last one is short; or the examples are sorted by length, so
+# that padding is saved), the average of averages depends on the batch size. Here is one
+# model, on one test set:
 
 
 # %%
@@ -1623,32 +1665,34 @@ def losses_of(z, y):
 
 
 order = np.argsort([len(t) for t in texts_test], kind="stable")  # short tweets first
-z, y = logits["loose"][order], y_test[order]
-loss, predicted = losses_of(z, y), z.argmax(axis=1)
+by_length, y_by_length = logits["loose"][order], y_test[order]
+loss, predicted = losses_of(by_length, y_by_length), by_length.argmax(axis=1)
 rows, right_way = [], []
-for size in (1, 7, 64, 1000, len(y)):
-    parts = [slice(i, i + size) for i in range(0, len(y), size)]
+for size in (1, 7, 64, 1000, len(loss)):
+    parts = [slice(i, i + size) for i in range(0, len(loss), size)]
     wrong_loss = np.mean([loss[part].mean() for part in parts])
-    tables = [confusion_matrix(y[part], predicted[part], 3) for part in parts]
+    tables = [confusion_matrix(y_by_length[part], predicted[part], 3) for part in parts]
     wrong_f1 = np.mean([averages(K)[1] for K in tables])
     sums = [(loss[part].sum(), len(loss[part])) for part in parts]
     right_way.append(sum(s for s, _ in sums) / sum(n for _, n in sums))
     rows.append((size, float(wrong_loss), right_way[-1], float(wrong_f1)))
 header = ("batch size", "mean of batch losses", "sum / count", "mean of batch macro F1")
-show.table(rows, header, f"Loss and macro F1 on {len(y):,} test tweets", digits=4)
+show.table(rows, header, f"Loss and macro F1 on {len(loss):,} test tweets", digits=4)
 
 # %% [markdown]
-# Only the last row of the wrong columns is right (and, for the loss, the first). The cure is
-# the one of training: **keep sums and counts, and divide once**. Metrics that are no sums, as
-# F1 is not, are computed from the summed confusion matrix, never averaged over batches.
-# `sftkit.evaluate` does that:
+# Only the last row of the wrong columns is right (and, for the loss, the first). The
+# cure is the one of training: **keep sums and counts, and divide once**. Metrics that
+# are no sums, as F1 is not, are computed from the summed confusion matrix, never
+# averaged over batches. `sftkit.evaluate` does that:
 
 # %%
-kit, shuffled = [], np.random.default_rng(seed).permutation(len(y))
-kit.append(evaluate.negative_log_likelihood(logits["loose"], y_test))
-kit.append(evaluate.negative_log_likelihood(z[shuffled], y[shuffled]))
-z_torch, y_torch = torch.from_numpy(z), torch.from_numpy(y)
-kit.append(torch.nn.functional.cross_entropy(z_torch, y_torch).item())
+z, y = torch.from_numpy(by_length), torch.from_numpy(y_by_length)
+shuffled = np.random.default_rng(seed).permutation(len(loss))
+kit = [
+    evaluate.negative_log_likelihood(logits["loose"], y_test),
+    evaluate.negative_log_likelihood(by_length[shuffled], y_by_length[shuffled]),
+    torch.nn.functional.cross_entropy(z, y).item(),
+]
 compare("loss: sums over batches vs sftkit, torch", right_way[1:4], kit, 1e-12)
 drift = max(abs(row[1] - row[2]) for row in rows)
 print(f"the mean of batch losses is off by up to {drift:.4f}")
@@ -1664,8 +1708,8 @@ assert drift > 1e-3  # the broken version is seen to be broken
 #
 # $$\text{PPL} = \exp\left( \frac{\sum_t -\log p_t}{\sum_t 1} \right).$$
 #
-# A model that is equally unsure between $k$ tokens at each place has perplexity $k$. Against
-# torch, on three padded batches of logits (label -100 where nothing is judged):
+# A model that is equally unsure between $k$ tokens at each place has perplexity $k$.
+# Against torch, on three padded batches of logits (label -100 where nothing is judged):
 
 # %%
 ours, theirs = [], []
@@ -1684,9 +1728,10 @@ for B, T_max, V in [(2, 5, 7), (4, 9, 50), (3, 30, 11)]:
 worst = compare("perplexity by hand vs torch", ours, theirs, 1e-10)
 
 # %% [markdown]
-# Two ways to get it wrong. Averaging the perplexities of texts is a mean of means again; and
-# the perplexities of two **tokenizers** cannot be compared, since they divide by different
-# numbers of tokens. The same text under two models that give it the same probability:
+# Two ways to get it wrong. Averaging the perplexities of texts is a mean of means
+# again; and the perplexities of two **tokenizers** cannot be compared, since they
+# divide by different numbers of tokens. The same text under two models that give it the
+# same probability:
 
 # %%
 texts_nats, texts_tokens = np.array([12.0, 60.0]), np.array([3, 40])
@@ -1707,8 +1752,8 @@ show.table(rows, ("tokenizer", "tokens", "perplexity", "bits per character"), di
 # ### Exact match and token F1
 #
 # A short answer is compared with the expected one after normalization: lower case, no
-# punctuation, no articles (Rajpurkar et al. 2016). **Exact match** is 1 or 0. **Token F1**
-# gives part credit: of the words as bags, with $o$ words in common,
+# punctuation, no articles (Rajpurkar et al. 2016). **Exact match** is 1 or 0. **Token
+# F1** gives part credit: of the words as bags, with $o$ words in common,
 # $F = 2 o / (\text{words given} + \text{words expected})$.
 
 # %%
@@ -1749,12 +1794,12 @@ show.table(rows, ("given", "expected", "exact match", "token F1"), digits=2)
 #
 # ### BLEU
 #
-# For translations (Papineni et al. 2002). Count the $n$-grams of the output, $n = 1 \dots 4$,
-# that are also in a reference, each at most as often as in the reference that has most of it
-# (**clipping**). Add matches and totals **over the whole corpus**, then divide: that is
-# $p_n$. Their geometric mean is multiplied by a **brevity penalty**, since short outputs have
-# an easy precision. With $c$ the length of all outputs and $r$ that of the references nearest
-# in length:
+# For translations (Papineni et al. 2002). Count the $n$-grams of the output,
+# $n = 1 \dots 4$, that are also in a reference, each at most as often as in the
+# reference that has most of it (**clipping**). Add matches and totals **over the whole
+# corpus**, then divide: that is $p_n$. Their geometric mean is multiplied by a
+# **brevity penalty**, since short outputs have an easy precision. With $c$ the length
+# of all outputs and $r$ that of the references nearest in length:
 #
 # $$\text{BLEU} = \exp\left(\min\left(0, 1 - \frac{r}{c}\right)\right)
 #   \cdot \exp\left( \frac{1}{4} \sum_{n=1}^{4} \log p_n \right)$$
@@ -1766,7 +1811,7 @@ def ngrams(words, n):
 
 
 def bleu_sums(output, references):
-    """What a sentence adds: 4 matches, 4 totals, its length, the nearest reference's."""
+    """It adds: 4 matches, 4 totals, its length, the nearest reference's."""
     row = np.zeros(10)
     for n in range(1, 5):
         most = Counter()
@@ -1779,6 +1824,7 @@ def bleu_sums(output, references):
     return row
 
 
+# %%
 def bleu(sums):
     """(..., 10) to (...); 0 when some order has no match."""
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -1789,8 +1835,8 @@ def bleu(sums):
 
 
 # %% [markdown]
-# Against sacrebleu, the field's own implementation, on random sentences whose references are
-# copies with words changed and left out:
+# Against sacrebleu, the field's own implementation, on random sentences whose
+# references are copies with words changed and left out:
 
 # %%
 import sacrebleu
@@ -1801,6 +1847,7 @@ def damaged(words, share, vocabulary):
     return [str(rng.choice(vocabulary)) if rng.random() < share else w for w in kept]
 
 
+# %%
 vocabulary = [f"w{i}" for i in range(30)]
 ours, theirs, samples = [], [], []
 for sentences, versions, share in [(5, 1, 0.2), (40, 2, 0.4), (60, 3, 0.3)]:
@@ -1818,7 +1865,9 @@ for sentences, versions, share in [(5, 1, 0.2), (40, 2, 0.4), (60, 3, 0.3)]:
     lines = [" ".join(o) for o in outputs]
     options = dict(tokenize="none", smooth_method="none", force=True)
     theirs.append(sacrebleu.corpus_bleu(lines, streams, **options).score / 100)
-compare("BLEU by hand vs sacrebleu", ours, theirs, 1e-12)
+worst = compare("BLEU by hand vs sacrebleu", ours, theirs, 1e-12)
+
+# %%
 means = [float(bleu(s).mean()) for s in samples]
 rows = [
     (len(s), 100 * b, 100 * m) for s, b, m in zip(samples, ours, means, strict=True)
@@ -1827,9 +1876,9 @@ header = ("sentences", "BLEU of the corpus", "mean of the sentences' BLEU")
 show.table(rows, header, digits=1)
 
 # %% [markdown]
-# BLEU is a function of sums, so the mean over sentences is something else, and much noisier.
-# And since it is a function of sums, `evaluate.bootstrap` gives it an interval, as it does
-# for the F1 of entities or for perplexity:
+# BLEU is a function of sums, so the mean over sentences is something else, and much
+# noisier. And since it is a function of sums, `evaluate.bootstrap` gives it an
+# interval, as it does for the F1 of entities or for perplexity:
 
 # %%
 rows = []
@@ -1839,15 +1888,16 @@ for sums in samples:
 show.table(rows, ("sentences", "BLEU", "95 % from", "to"), digits=0)
 
 # %% [markdown]
-# **4. The bootstrap of sums** (hard, 20 minutes). A tagger's sentence $i$ has $t_i$ entities
-# found rightly, $g_i$ found at all and $n_i$ true ones: `sums[i] = (t, g, n)`. Row $j$ of
-# `counts` says how often each sentence was drawn in replicate $j$. Give the F1 of each
-# replicate, $2t/(g+n)$ over all that was drawn, as an array of shape (R,). Where nothing was
-# drawn to count ($g + n = 0$), give 0.
+# **4. The bootstrap of sums** (hard, 20 minutes). A tagger's sentence $i$ has $t_i$
+# entities found rightly, $g_i$ found at all and $n_i$ true ones: `sums[i] = (t, g, n)`.
+# Row $j$ of `counts` says how often each sentence was drawn in replicate $j$. Give the
+# F1 of each replicate, $2t/(g+n)$ over all that was drawn, as an array of shape (R,).
+# Where nothing was drawn to count ($g + n = 0$), give 0.
 #
 # <details><summary>Hint 1</summary>A sentence that was drawn twice adds its sums
 # twice.</details>
-# <details><summary>Hint 2</summary><code>counts @ sums</code> has shape (R, 3).</details>
+# <details><summary>Hint 2</summary><code>counts @ sums</code> has shape (R,
+# 3).</details>
 
 
 # %% tags=["exercise"]
@@ -1912,11 +1962,12 @@ replicates_exercise(f1_of_replicates_solution)
 # %% [markdown]
 # ### ROUGE
 #
-# For summaries (Lin 2004), where recall matters: how much of the reference is in the output?
-# **ROUGE-n** counts common $n$-grams (clipped) against those of the reference for recall, of
-# the output for precision, and gives F1 of both. **ROUGE-L** counts the words of the **longest
-# common subsequence**: in the same order, gaps allowed. Let $\ell_{ij}$ be its length for the
-# first $i$ words of one text and the first $j$ of the other:
+# For summaries (Lin 2004), where recall matters: how much of the reference is in the
+# output? **ROUGE-n** counts common $n$-grams (clipped) against those of the reference
+# for recall, of the output for precision, and gives F1 of both. **ROUGE-L** counts the
+# words of the **longest common subsequence**: in the same order, gaps allowed. Let
+# $\ell_{ij}$ be its length for the first $i$ words of one text and the first $j$ of the
+# other:
 #
 # $$\ell_{ij} = \begin{cases} \ell_{i-1,j-1} + 1 & \text{if word } i = \text{word } j \\
 #   \max(\ell_{i-1,j}, \ell_{i,j-1}) & \text{otherwise} \end{cases}$$
@@ -1985,24 +2036,24 @@ header = ("output", "BLEU", "ROUGE-1", "ROUGE-2", "ROUGE-L", "token F1")
 show.table(rows, header, f"Reference: “{reference}”", digits=2)
 
 # %% [markdown]
-# The output that drops "not" is dangerous, and scores second. The one that says it in other
-# words scores nothing. Words in any order have a perfect ROUGE-1. Such metrics can rank
-# systems over many texts, and say little about one. So read outputs, a few dozen at least,
-# before you believe a number; and report which tokenization and which version gave it
-# (sacrebleu prints a signature for that: Post 2018).
+# The output that drops "not" is dangerous, and scores second. The one that says it in
+# other words scores nothing. Words in any order have a perfect ROUGE-1. Such metrics
+# can rank systems over many texts, and say little about one. So read outputs, a few
+# dozen at least, before you believe a number; and report which tokenization and which
+# version gave it (sacrebleu prints a signature for that: Post 2018).
 #
-# **5. Perplexity of a corpus** (easy, 5 minutes). Each text has a sum of losses in **bits** and
-# a number of judged tokens. Give the perplexity of the corpus. A text may have no judged
-# token; a corpus without any has perplexity 1.0 by convention.
+# **5. Perplexity of a corpus** (easy, 5 minutes). Each text has a sum of losses in
+# **bits** and a number of judged tokens. Give the perplexity of the corpus. A text may
+# have no judged token; a corpus without any has perplexity 1.0 by convention.
 #
-# <details><summary>Hint 1</summary>With losses in bits, the perplexity is 2 to the power of
-# the mean.</details>
+# <details><summary>Hint 1</summary>With losses in bits, the perplexity is 2 to the
+# power of the mean.</details>
 # <details><summary>Hint 2</summary>Sum everything, divide once.</details>
 
 
 # %% tags=["exercise"]
 def corpus_perplexity(bits, tokens):
-    """Perplexity from sums of losses in bits and numbers of tokens, one of each a text."""
+    """Perplexity from each text's sum of losses in bits and number of tokens."""
     raise NotImplementedError
 
 
@@ -2039,11 +2090,11 @@ def corpus_perplexity_solution(bits, tokens):
 perplexity_exercise(corpus_perplexity_solution)
 
 # %% [markdown]
-# **6. Wear a test set out** (medium, 15 minutes, no code). In section 9 the tweets were cut into
-# halves of about 1,900. What happens to the excess of the chosen run when the half that
-# chooses has 200 tweets? Say it first, from the formula. Then change `< 0.5` to `< 0.05` in
-# that cell, and look. Why is the chosen run still better than the mean of all runs on the
-# tweets that did not choose it?
+# **6. Wear a test set out** (medium, 15 minutes, no code). In section 9 the tweets were
+# cut into halves of about 1,900. What happens to the excess of the chosen run when the
+# half that chooses has 200 tweets? Say it first, from the formula. Then change `< 0.5`
+# to `< 0.05` in that cell, and look. Why is the chosen run still better than the mean
+# of all runs on the tweets that did not choose it?
 #
 # ## 12. A checklist
 #
@@ -2051,26 +2102,31 @@ perplexity_exercise(corpus_perplexity_solution)
 #
 # 1. Are copies, authors, documents and times on one side of the split? How many
 #    near-duplicates are there between the splits?
-# 2. Which metric, which average, and why? What does the constant answer get, and the linear
-#    model?
+# 2. Which metric, which average, and why? What does the constant answer get, and the
+#    linear model?
 # 3. How many test examples are there, and what difference can they show at all?
 #
 # While working:
 #
-# 4. Every choice (penalty, epochs, threshold, temperature, prompt) is made on validation data.
-# 5. Metrics are computed from sums over all examples, and do not change with the batch size.
+# 4. Every choice (penalty, epochs, threshold, temperature, prompt) is made on
+#    validation data.
+# 5. Metrics are computed from sums over all examples, and do not change with the batch
+#    size.
 # 6. Dropout is off during evaluation, and back on afterwards.
 #
 # When reporting:
 #
 # 7. The test set was looked at once per model. If not, say how often.
-# 8. Each number has an interval, and the text says of what: test examples, seeds, or both.
+# 8. Each number has an interval, and the text says of what: test examples, seeds, or
+#    both.
 # 9. Models are compared on the same examples, by paired differences; recipes on several
 #    seeds.
-# 10. Class by class where classes differ in size; the confusion matrix; the worst mistakes,
-#     read by a person.
-# 11. If the probabilities are used: reliability, and a temperature from validation data.
-# 12. For text: the metric's version and tokenization, and outputs that somebody has read.
+# 10. Class by class where classes differ in size; the confusion matrix; the worst
+#     mistakes, read by a person.
+# 11. If the probabilities are used: reliability, and a temperature from validation
+#     data.
+# 12. For text: the metric's version and tokenization, and outputs that somebody has
+#     read.
 
 # %%
 from sftkit.course import record
@@ -2094,18 +2150,19 @@ record(out, metrics)
 # %% [markdown]
 # ## Summary
 #
-# - A plain random split of tweets puts copies of test texts into training, and pays models for
-#   memory: the nearest neighbour more than a linear model.
-# - Accuracy, precision, recall, F1 and their averages all follow from the confusion matrix.
-#   Each average hides something.
-# - AUC is the share of pairs in the right order. It does not see how rare the positives are;
-#   precision does.
-# - Calibration can be mended with one number, found on validation data where the loss is
-#   convex. The ECE of a calibrated model is not zero, and grows with the number of bins.
-# - An interval is a recipe with a coverage. Near 0 and 1, Wilson's keeps it, and the normal
-#   interval and the bootstrap do not.
-# - Compare models on the same examples. What matters is on how many they disagree, and that
-#   also tells how many examples a comparison needs.
+# - A plain random split of tweets puts copies of test texts into training, and pays
+#   models for memory: the nearest neighbour more than a linear model.
+# - Accuracy, precision, recall, F1 and their averages all follow from the confusion
+#   matrix. Each average hides something.
+# - AUC is the share of pairs in the right order. It does not see how rare the positives
+#   are; precision does.
+# - Calibration can be mended with one number, found on validation data where the loss
+#   is convex. The ECE of a calibrated model is not zero, and grows with the number of
+#   bins.
+# - An interval is a recipe with a coverage. Near 0 and 1, Wilson's keeps it, and the
+#   normal interval and the bootstrap do not.
+# - Compare models on the same examples. What matters is on how many they disagree, and
+#   that also tells how many examples a comparison needs.
 # - One seed, a test set used many times, and averages of averages each report noise as
 #   progress.
 #
@@ -2114,7 +2171,8 @@ record(out, metrics)
 # - [07 · Text classification](07_text_classification.ipynb) applies all of this to a
 #   fine-tuned model.
 # - [05 · Pretraining](05_pretraining.ipynb) reports perplexities.
-# - [06 · The training loop](06_training_loop.ipynb) keeps sums and counts while training.
+# - [06 · The training loop](06_training_loop.ipynb) keeps sums and counts while
+#   training.
 # - [01 · The loss](01_loss.ipynb), if likelihood or softmax were new.
 #
 # Sources:
@@ -2130,9 +2188,10 @@ record(out, metrics)
 #   Paired-Sample Design*.
 # - J. A. Hanley, B. J. McNeil (1982), *The Meaning and Use of the Area under a Receiver
 #   Operating Characteristic (ROC) Curve*.
-# - M. P. Naeini, G. F. Cooper, M. Hauskrecht (2015), *Obtaining Well Calibrated Probabilities
-#   Using Bayesian Binning*; C. Guo et al. (2017), *On Calibration of Modern Neural Networks*.
+# - M. P. Naeini, G. F. Cooper, M. Hauskrecht (2015), *Obtaining Well Calibrated
+#   Probabilities Using Bayesian Binning*; C. Guo et al. (2017), *On Calibration of
+#   Modern Neural Networks*.
 # - K. Papineni et al. (2002), *BLEU: a Method for Automatic Evaluation of Machine
-#   Translation*; M. Post (2018), *A Call for Clarity in Reporting BLEU Scores*; C.-Y. Lin
-#   (2004), *ROUGE: A Package for Automatic Evaluation of Summaries*; P. Rajpurkar et al. (2016),
-#   *SQuAD: 100,000+ Questions for Machine Comprehension of Text*.
+#   Translation*; M. Post (2018), *A Call for Clarity in Reporting BLEU Scores*; C.-Y.
+#   Lin (2004), *ROUGE: A Package for Automatic Evaluation of Summaries*; P. Rajpurkar
+#   et al. (2016), *SQuAD: 100,000+ Questions for Machine Comprehension of Text*.
