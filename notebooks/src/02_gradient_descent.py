@@ -144,7 +144,7 @@ for trial, shape in enumerate([(5, 3, 2), (20, 7, 4), (3, 11, 10)]):  # (B, D, C
     finite.append(differences(lambda t, a=xs, b=ys: loss_of(t, a, b), point).ravel())
 hand, auto, finite = map(np.concatenate, (hand, auto, finite))
 compare("softmax regression: hand vs autograd", hand, auto, tolerance=1e-12)
-worst = compare("softmax regression: hand vs differences", hand, finite, 1e-8)
+compare("softmax regression: hand vs differences", hand, finite, 1e-8)
 
 # %% [markdown]
 # ### The step
@@ -204,7 +204,7 @@ for trial, shape in enumerate([(5, 3, 2), (20, 7, 4), (3, 11, 10)]):
     finite.append((up - down).ravel() / 2e-5)
 hand, auto, finite = map(np.concatenate, (hand, auto, finite))
 compare("Hessian times vector: hand vs autograd", hand, auto, tolerance=1e-12)
-worst = compare("Hessian times vector: hand vs differences", hand, finite, 1e-8)
+compare("Hessian times vector: hand vs differences", hand, finite, 1e-8)
 
 # %%
 theta = 0.1 * np.random.default_rng(seed).normal(size=(D, C))
@@ -277,7 +277,7 @@ means = []
 for trial, size in enumerate((1, 32, 512)):
     rows = np.random.default_rng(seed + trial).permutation(n).reshape(-1, size)
     means.append(np.mean([gradient(theta, x[r], y[r]) for r in rows], axis=0))
-worst = compare("mean of an epoch's gradients vs the full one", means, [g] * 3, 1e-12)
+compare("mean of an epoch's gradients vs the full one", means, [g] * 3, 1e-12)
 
 # %% [markdown]
 # Now race them. To know how far from the bottom each one is, we need the bottom: a
@@ -434,7 +434,7 @@ for trial, size in enumerate((2, 5, 12)):
         looped.append(e)
         closed.append(Q @ ((1 - lr * eigenvalues) ** 30 * (Q.T @ error)))
 looped, closed = map(np.concatenate, (looped, closed))
-worst = compare("descent on a quadratic vs its closed form", looped, closed, 1e-12)
+compare("descent on a quadratic vs its closed form", looped, closed, 1e-12)
 
 # %% [markdown]
 # Now seen, with $\lambda = (1, 10)$, so the limit is $2/10$.
@@ -648,7 +648,7 @@ for kappa in (4.0, 50.0, 1000.0):
         step = [[1 + root_mu**2 - lr * curve, -(root_mu**2)], [1, 0]]
         roots.append(abs(np.linalg.eigvals(step)).max())
         predicted.append(root_mu)
-worst = compare("momentum: roots' modulus vs √μ", roots, predicted, tolerance=1e-12)
+compare("momentum: roots' modulus vs √μ", roots, predicted, tolerance=1e-12)
 
 
 # %%
@@ -731,7 +731,7 @@ for trial, (lr, mu) in enumerate([(1.0, 0.9), (5.0, 0.5), (0.3, 0.99)]):
         t = t - lr * v
     paths.append((t - lr * mu * v, leaf.detach().numpy()))
 ours, theirs = (np.stack(side) for side in zip(*paths, strict=True))
-worst = compare("Nesterov's look-ahead vs torch.optim.SGD", ours, theirs, 1e-12)
+compare("Nesterov's look-ahead vs torch.optim.SGD", ours, theirs, 1e-12)
 
 # %% [markdown]
 # ## 5. Six optimizers by hand
@@ -894,7 +894,7 @@ for factor in (1.0, 1000.0):
         noise = np.random.default_rng(seed + k).normal(size=t.shape)
         t = adam(t, factor * (t + noise), state, lr=0.01, eps=0.0)
     scaled[factor] = t
-worst = compare("Adam: loss × 1000 vs loss × 1", scaled[1000.0], scaled[1.0], 1e-12)
+compare("Adam: loss × 1000 vs loss × 1", scaled[1000.0], scaled[1.0], 1e-12)
 
 # %% [markdown]
 # The same holds parameter by parameter. To see what that is worth, race the six on the
@@ -1221,7 +1221,7 @@ for name, shape in by_hand.items():
     compare(f"{name} vs sftkit.optim.Schedule", ours, optim.rates(name, T, 1.0), 1e-12)
 compare("warm-up, cosine vs torch's", warmed, torch_rates(warm_cosine), 1e-12)
 rates = optim.rates("cosine", T, 1.0, W / T)
-worst = compare("warm-up, cosine vs sftkit.optim.Schedule", warmed, rates, 1e-12)
+compare("warm-up, cosine vs sftkit.optim.Schedule", warmed, rates, 1e-12)
 
 # %% [markdown]
 # Plateau has a memory: the best score so far, and how many evaluations ago that was. torch
@@ -1250,7 +1250,7 @@ for score in scores:
     seen_by_torch.append(optimizer.param_groups[0]["lr"])
     seen_by_us.append(ours.factor(0))
 compare("plateau vs torch's scheduler", plateau, seen_by_torch, tolerance=1e-12)
-worst = compare("plateau vs sftkit.optim.Schedule", plateau, seen_by_us, 1e-12)
+compare("plateau vs sftkit.optim.Schedule", plateau, seen_by_us, 1e-12)
 
 # %%
 fig, ax = show.new_figure()
@@ -1310,7 +1310,7 @@ show.table(
 golden = [1 / 3, 2 / 3, 1.0, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]
 schedule = optim.Schedule("linear", total=8, warmup=2 / 8)
 rates = [schedule.factor(step) for step in range(8)]
-worst = compare("sftkit.optim.Schedule vs a golden list", rates, golden, 1e-12)
+compare("sftkit.optim.Schedule vs a golden list", rates, golden, 1e-12)
 
 # %% [markdown]
 # The broken versions: sftkit's own schedule, asked with the number of the micro-batch; and
@@ -1382,7 +1382,7 @@ for lr in hand_lrs[: len(test.lrs)]:
 compare(
     "range test: rates vs sftkit.optim's", hand_lrs[: len(test.lrs)], test.lrs, 1e-9
 )
-worst = compare("range test: losses vs sftkit.optim's", hand_losses, test.losses, 1e-9)
+compare("range test: losses vs sftkit.optim's", hand_losses, test.losses, 1e-9)
 
 # %%
 fig, ax = show.new_figure()
@@ -1462,7 +1462,7 @@ for trial in range(3):
             found.append(flat([leaf.grad for leaf in leaves]))
 hand, torchs, ours = map(np.concatenate, (hand, torchs, ours))
 compare("clipping vs torch's clip_grad_norm_", hand, torchs, tolerance=1e-12)
-worst = compare("clipping vs sftkit.optim.clip_and_divide", hand, ours, 1e-12)
+compare("clipping vs sftkit.optim.clip_and_divide", hand, ours, 1e-12)
 
 # %% [markdown]
 # (`clip_and_divide` takes the gradient of a loss *sum* and its count, 7 here, and does both
@@ -1733,7 +1733,7 @@ where, by_us, by_differences = np.array([-0.7, 0.4]), [], []
 for surface, slope, _, _ in SURFACES.values():
     by_us.append(slope(*where))
     by_differences.append(differences(lambda t, f=surface: f(*t), where))
-worst = compare("three surfaces: slopes vs differences", by_us, by_differences, 1e-7)
+compare("three surfaces: slopes vs differences", by_us, by_differences, 1e-7)
 
 
 # %%

@@ -118,9 +118,7 @@ for size, D, shape in [(7, 3, (2, 4)), (30, 8, (5, 1)), (4, 5, (3, 3))]:
     some = torch.randint(0, size, shape, generator=draws)
     looked_up.append(nn.Embedding.from_pretrained(E)(some).flatten())
     product.append((functional.one_hot(some, size).double() @ E).flatten())
-worst = compare(
-    "one-hot product vs nn.Embedding", *map(torch.cat, (product, looked_up)), 1e-12
-)
+compare("one-hot product vs nn.Embedding", *map(torch.cat, (product, looked_up)), 1e-12)
 
 # %% [markdown]
 # What should the rows be? "You shall know a word by the company it keeps" (Firth 1957).
@@ -421,7 +419,7 @@ for rows, D in [(4, 3), (7, 2), (3, 5)]:
     auto += [g.flatten() for g in torch.autograd.grad(glove(*leaves, small), leaves)]
     numeric.append(differences(lambda *t, x=small: glove(*t, x), tensors))
 compare("GloVe, hand vs autograd", torch.cat(hand), torch.cat(auto), 1e-11)
-worst = compare("GloVe, hand vs differences", torch.cat(hand), torch.cat(numeric), 1e-6)
+compare("GloVe, hand vs differences", torch.cat(hand), torch.cat(numeric), 1e-6)
 
 # %% [markdown]
 # The fit, with AdaGrad as in the paper: each number's rate is divided by the root of the
@@ -506,9 +504,7 @@ for T, D, k in [(20, 8, 3), (50, 64, 17), (9, 2, 1)]:
     dots.append((p[:T] * p[k:]).sum(1))
     cosines.append(shift(k, D).diagonal().sum().expand(T) / 2)
 compare("shift matrix vs position t + k", torch.cat(moved), torch.cat(expected), 1e-12)
-worst = compare(
-    "p(t) p(t+k) vs sum of cosines", torch.cat(dots), torch.cat(cosines), 1e-12
-)
+compare("p(t) p(t+k) vs sum of cosines", torch.cat(dots), torch.cat(cosines), 1e-12)
 
 # %%
 from transformers.models.distilbert.modeling_distilbert import (
@@ -523,7 +519,7 @@ for T, D in [(20, 8), (50, 64), (9, 2)]:
     create_sinusoidal_embeddings(T, D, table)
     ours.append(sinusoidal(T, D).flatten())
     theirs.append(table.flatten())
-worst = compare(
+compare(
     "sinusoidal positions vs transformers", torch.cat(ours), torch.cat(theirs), 1e-6
 )
 
@@ -591,7 +587,7 @@ for T, d, moved in [(6, 8, 5), (11, 2, 64), (3, 32, 1000)]:
     later.append((rotary(q, moved) @ rotary(k, moved).mT).flatten())
     lengths.append((rotary(q, moved).norm(dim=-1) - q.norm(dim=-1)).flatten())
 compare("rotary scores, here vs all moved", torch.cat(here), torch.cat(later), 1e-10)
-worst = compare(
+compare(
     "rotary, change of length vs 0", torch.cat(lengths), 0 * torch.cat(lengths), 1e-12
 )
 
@@ -614,9 +610,7 @@ for T, d in [(6, 8), (11, 2), (3, 32)]:
     )
     packaged.append(blocks.rotate(q, tables).flatten())
 compare("rotary vs transformers", torch.cat(ours), torch.cat(theirs), 1e-5)
-worst = compare(
-    "rotary vs sftkit.models.blocks", torch.cat(ours), torch.cat(packaged), 1e-5
-)
+compare("rotary vs sftkit.models.blocks", torch.cat(ours), torch.cat(packaged), 1e-5)
 
 # %% [markdown]
 # ## 3. Attention
@@ -648,7 +642,7 @@ for B, T, S, d in [(2, 5, 5, 8), (1, 3, 7, 4), (4, 6, 2, 16)]:
     q, k, v = normal(B, T, d), normal(B, S, d), normal(B, S, d)
     ours.append(attention(q, k, v)[0].flatten())
     theirs.append(functional.scaled_dot_product_attention(q, k, v).flatten())
-worst = compare("attention vs torch", torch.cat(ours), torch.cat(theirs), 1e-12)
+compare("attention vs torch", torch.cat(ours), torch.cat(theirs), 1e-12)
 
 # %% [markdown]
 # ### Why $\sqrt d$
@@ -821,9 +815,7 @@ for B, T, D, H in [(2, 5, 12, 3), (1, 7, 8, 8), (3, 4, 20, 1)]:
     hidden[:, 0] = False  # at least one token to look at
     ours.append(layer(x, ~hidden[:, None, None])[0].flatten())
     theirs.append(library(x, x, x, key_padding_mask=hidden)[0].flatten())
-worst = compare(
-    "heads vs nn.MultiheadAttention", torch.cat(ours), torch.cat(theirs), 1e-12
-)
+compare("heads vs nn.MultiheadAttention", torch.cat(ours), torch.cat(theirs), 1e-12)
 
 # %% [markdown]
 # **Attention does not see order.** Shuffle the tokens, and the outputs are shuffled in the
@@ -836,7 +828,7 @@ for B, T, D, H in [(2, 5, 12, 3), (1, 7, 8, 8), (3, 4, 20, 1)]:
     layer, x, order = Attention(D, H).double(), normal(B, T, D), torch.randperm(T)
     shuffled.append(layer(x[:, order])[0].flatten())
     after.append(layer(x)[0][:, order].flatten())
-worst = compare(
+compare(
     "shuffled before vs after attention", torch.cat(shuffled), torch.cat(after), 1e-12
 )
 
@@ -892,7 +884,7 @@ cases = [[normal(T, D), normal(D), normal(D)] for T, D in [(3, 5), (1, 8), (6, 4
 triplet("layer norm", lambda *t: layer_norm(*t).sin().sum(), layer_norm_gradient, cases)
 ours = [layer_norm(*case).flatten() for case in cases]
 theirs = [functional.layer_norm(x, g.shape, g, b, 1e-12).flatten() for x, g, b in cases]
-worst = compare("layer norm vs torch", torch.cat(ours), torch.cat(theirs), 1e-12)
+compare("layer norm vs torch", torch.cat(ours), torch.cat(theirs), 1e-12)
 
 # %% [markdown]
 # **RMS norm** (Zhang and Sennrich 2019), which Llama uses, leaves out mean and shift:
@@ -921,7 +913,7 @@ cases = [case[:2] for case in cases]
 triplet("RMS norm", lambda *t: rms_norm(*t).sin().sum(), rms_norm_gradient, cases)
 ours = [rms_norm(*case).flatten() for case in cases]
 theirs = [functional.rms_norm(x, g.shape, g, 1e-5).flatten() for x, g in cases]
-worst = compare("RMS norm vs torch", torch.cat(ours), torch.cat(theirs), 1e-12)
+compare("RMS norm vs torch", torch.cat(ours), torch.cat(theirs), 1e-12)
 
 # %% [markdown]
 # ## 5. Feed-forward
@@ -1177,7 +1169,7 @@ from sftkit.models.encoder import Encoder
 with torch.no_grad():
     packaged = Encoder.from_bert(assets.path("minilm"))(ids, mask).hidden
     hidden = bert(ids, mask)[0][-1]
-worst = compare("our BERT vs sftkit.models.encoder", hidden[real], packaged[real], 1e-5)
+compare("our BERT vs sftkit.models.encoder", hidden[real], packaged[real], 1e-5)
 
 
 # %% [markdown]

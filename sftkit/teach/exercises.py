@@ -50,12 +50,12 @@ class Exercise:
         if os.environ.get(PROVE):
             self._prove()
 
-    def __call__(self, answer: Callable[..., Any]) -> bool:
-        """Try an answer on every case.
+    def __call__(self, answer: Callable[..., Any]) -> None:
+        """Try an answer on every case, and print one sentence."""
+        self.passes(answer)
 
-        Returns:
-            Whether it is right on all of them.
-        """
+    def passes(self, answer: Callable[..., Any]) -> bool:
+        """As a call, and says whether the answer is right on all cases."""
         for case, expected in zip(self.cases, self.expected, strict=True):
             try:
                 found = answer(*copy.deepcopy(case))
@@ -99,7 +99,7 @@ class Exercise:
         for wrong, sentence in self.mistakes:
             said = StringIO()
             with redirect_stdout(said):
-                passed = self(wrong)
+                passed = self.passes(wrong)
             assert not passed, f"{self.name}: a mistake passes: {sentence}"
             assert sentence in said.getvalue(), (
                 f"{self.name}: the mistake of {sentence!r} is told {said.getvalue()!r}"
