@@ -277,7 +277,7 @@ means = []
 for trial, size in enumerate((1, 32, 512)):
     rows = np.random.default_rng(seed + trial).permutation(n).reshape(-1, size)
     means.append(np.mean([gradient(theta, x[r], y[r]) for r in rows], axis=0))
-compare("mean of an epoch's gradients vs the full one", means, [g] * 3, 1e-12)
+compare("epoch's mean gradient vs full gradient", means, [g] * 3, 1e-12)
 
 # %% [markdown]
 # Now race them. To know how far from the bottom each one is, we need the bottom: a
