@@ -30,6 +30,9 @@ def parameter_groups(
 
     Returns:
         Groups for a torch optimizer, with ``name`` and ``factor`` (of the learning rate).
+
+    Raises:
+        ParameterError: Nothing is trainable, or ``head_lr_factor`` has no head to act on.
     """
     from sftkit.models.parts import is_head
 
@@ -51,6 +54,12 @@ def parameter_groups(
     if not groups:
         raise ParameterError(
             "the model has no trainable parameter.", "Choose another value of train=."
+        )
+    if head_lr_factor != 1.0 and not any(head for head, _ in groups):
+        raise ParameterError(
+            f"head_lr_factor={head_lr_factor}: no trained part of {type(model).__name__} "
+            "is its head.",
+            "Give the model a property base_model, the part below the head, or leave it at 1.",
         )
     return list(groups.values())
 
