@@ -30,7 +30,7 @@
 
 # %% tags=["parameters"]
 seed: int = 0  # of everything random
-rows: int = 256  # tweets that the pretrained model reads in sections 8 and 11
+rows: int = 256  # tweets that the pretrained model reads in section 8
 out: str = ""  # folder for results; empty means: show only
 
 # %%
@@ -77,7 +77,7 @@ show.table(some, ("x, the text", "y, the label"), f"Four of {len(y):,} pairs")
 # $C$ numbers, the **logits**: one score per class, of any size and sign. A **loss** $L$
 # compares them with the label. Training looks for
 #
-# $$\theta^* = \arg\min_\theta \sum_{i=1}^{n} L\big(f(x_i;\theta),\, y_i\big) .$$
+# $$\theta^* = \operatorname{argmin}_\theta \sum_{i=1}^{n} L\big(f(x_i;\theta),\, y_i\big) .$$
 #
 # Which $L$? What we care about is often the number of errors. But move one parameter a
 # little: hardly ever does another class come out on top. So the number of errors is flat
@@ -107,9 +107,9 @@ print(f"sum of their logarithms:          {len(y) * math.log(1 / C):.1f}")
 # logarithms is largest, and where its negative is smallest.
 #
 # $$\begin{aligned}
-# \arg\max_\theta \prod_i p_{y_i}(x_i;\theta)
-# &= \arg\max_\theta \sum_i \log p_{y_i}(x_i;\theta) \\
-# &= \arg\min_\theta \sum_i -\log p_{y_i}(x_i;\theta) .
+# \operatorname{argmax}_\theta \prod_i p_{y_i}(x_i;\theta)
+# &= \operatorname{argmax}_\theta \sum_i \log p_{y_i}(x_i;\theta) \\
+# &= \operatorname{argmin}_\theta \sum_i -\log p_{y_i}(x_i;\theta) .
 # \end{aligned}$$
 #
 # So $L = -\log p_y$, the **negative log-likelihood** or **cross-entropy**. Nobody chose it by
@@ -133,12 +133,9 @@ right.plot(p, 1 - p, label="$1 - p_y$", color=show.COLOURS[2], ls="--")
 right.set(xlabel="probability of the right class, $p_y$", ylabel="loss of one example")
 right.set_title("A confident error costs without bound")
 left.legend(), right.legend()
-alt = (
-    "Left: the error count is a step at 0, -log p falls smoothly. Right: -log p falls "
-)
-show.figure(
-    fig, alt + "from above 6 near p = 0 to 0 at p = 1; 1 - p is a straight line."
-)
+alt = "Left: the error count is a step at 0, -log p falls smoothly. Right: -log p "
+alt += "falls from above 6 near p = 0 to 0 at p = 1; 1 - p is a straight line."
+show.figure(fig, alt)
 
 # %% [markdown]
 # ### The simplest model, solved
@@ -230,7 +227,8 @@ for k, (ax, T) in enumerate(zip(axes, (0.3, 1.0, 3.0), strict=True)):
     ax.set(title=f"$T = {T:g}$", xlabel="logit", ylim=(0, 1.1))
     ax.set_xticks(range(4), [f"{v:g}" for v in z])
 axes[0].set_ylabel("probability")
-fig.suptitle("Low temperature sharpens, high temperature flattens", fontsize=11)
+title = "Low temperature sharpens, high temperature flattens"
+fig.suptitle(title, fontsize=11, fontweight="bold")
 alt = "Probabilities of logits 2, 1, 0, -1 at three temperatures: nearly all on the "
 show.figure(fig, alt + "first at 0.3, spread at 1, closer to even at 3.")
 
@@ -270,7 +268,8 @@ show.table(table, ("gap", "softmax", "loss, draft 1", "loss, draft 2", "about"))
 # The cure is to take the logarithm **on paper**, before the computer sees it:
 #
 # $$-\log p_y = -\log \frac{e^{z_y}}{\sum_j e^{z_j}}
-# = \underbrace{\log\sum_j e^{z_j}}_{\operatorname{lse}(z)} - z_y ,$$
+# = \operatorname{lse}(z) - z_y , \qquad
+# \operatorname{lse}(z) = \log\sum_j e^{z_j} ,$$
 #
 # and to compute the **log-sum-exp** with the largest logit $m = \max_j z_j$ taken out:
 #
@@ -366,9 +365,7 @@ def cross_entropy(z, y):
 ours, theirs, kit = [], [], []
 for z in batches:
     y_random = torch.randint(0, z.shape[-1], z.shape[:-1], generator=generator)
-    y_random.view(-1)[
-        1::4
-    ] = -100  # in the last shape nothing is masked: it has one row
+    y_random.view(-1)[1::4] = -100  # not judged
     flat, y_flat = z.reshape(-1, z.shape[-1]), y_random.reshape(-1)
     loss_sum, n = cross_entropy(z, y_random)
     ours.append(loss_sum / n)
@@ -470,8 +467,8 @@ check_gradient("softmax cross-entropy", loss, flat, joined(gradient))
 
 # %% [markdown]
 # Read the gradient. Its entries sum to 0: what the right class gains, the others lose in
-# proportion to their probability. It never exceeds 1 in size, however wrong the model is.
-# And it vanishes only when $p_y = 1$.
+# proportion to their probability. No entry exceeds 1 in size, however wrong the model is.
+# And all vanish only when $p_y = 1$.
 
 
 # %%
@@ -531,12 +528,9 @@ every = (slice(None, None, 8), slice(None, None, 8))
 ax.quiver(a[every], b[every], step[..., 0][every], step[..., 1][every], color="#bd1f01")
 ax.set(xlabel="logit of class 0, the right one", ylabel="logit of class 1")
 ax.set_title("Long steps where the answer is wrong, short where it is right")
-alt = (
-    "Contours of the loss over two logits, high at the upper left. Arrows to the lower "
-)
-show.figure(
-    fig, alt + "right are long there and fade at the right, where the loss is low."
-)
+alt = "Contours of the loss over two logits, high at the upper left. Arrows to the "
+alt += "lower right are long there and fade at the right, where the loss is low."
+show.figure(fig, alt)
 
 # %% [markdown]
 # What would another loss do? The squared error of the probabilities,
@@ -597,8 +591,8 @@ check_gradient("weights of the head", loss_of_weights, W, gradient(h @ W.T, y_w)
 # ## 6. Sum or mean, and "divide once"
 #
 # The loss of $n$ items is a sum. Dividing it by $n$ moves no minimum, as $1/n$ is a constant,
-# and makes losses of different data comparable. It also keeps the size of the gradient when
-# the batch grows, so that one learning rate serves batches of any size. To see this, take a
+# and makes losses of different data comparable. It also keeps the gradient from growing with
+# the batch, so that the learning rate need not shrink with it. To see this, take a
 # small model on real text: it predicts the next character of a tweet from the last one. Its
 # parameters $\theta$ are a table of logits, one row per last character.
 
@@ -735,13 +729,13 @@ for k, (bad, good) in enumerate(zip(fixed_two, at_once, strict=True)):
 # two:
 #
 # $$\begin{aligned}
-# H(q, p) = -\sum_c q_c \log p_c
-# &= \underbrace{-\sum_c q_c \log q_c}_{H(q),\ \text{entropy}}
-# + \underbrace{\sum_c q_c \log \frac{q_c}{p_c}}_{\operatorname{KL}(q \,\|\, p)} .
+# H(q, p) &= -\sum_c q_c \log p_c \\
+# &= -\sum_c q_c \log q_c + \sum_c q_c \log \frac{q_c}{p_c} \\
+# &= H(q) + \operatorname{KL}(q \,\|\, p) .
 # \end{aligned}$$
 #
-# The **entropy** depends on the data alone. The **Kullback-Leibler divergence** is what the
-# model adds. It is never negative: with $\log t \le t - 1$,
+# The **entropy** $H(q)$ depends on the data alone. The **Kullback-Leibler divergence**
+# $\operatorname{KL}$ is what the model adds. It is never negative: with $\log t \le t - 1$,
 #
 # $$-\operatorname{KL}(q\,\|\,p) = \sum_{c:\,q_c>0} q_c \log\frac{p_c}{q_c}
 # \le \sum_{c:\,q_c>0} q_c\Big(\frac{p_c}{q_c} - 1\Big)
@@ -802,7 +796,7 @@ def letters_of(split):
     return np.array([letters.index(character) for character in text])
 
 
-seen, new = letters_of("train"), letters_of("validation")
+seen, unseen = letters_of("train"), letters_of("validation")
 single = np.bincount(seen, minlength=27) / len(seen)
 after = np.ones((27, 27))  # one of each, so that no pair is impossible
 np.add.at(after, (seen[:-1], seen[1:]), 1)
@@ -811,18 +805,18 @@ after /= after.sum(axis=1, keepdims=True)
 # %%
 nats = {
     "uniform": math.log(27),
-    "frequencies": -np.log(single[new[1:]]).mean(),
-    "given the last letter": -np.log(after[new[:-1], new[1:]]).mean(),
+    "frequencies": -np.log(single[unseen[1:]]).mean(),
+    "given the last letter": -np.log(after[unseen[:-1], unseen[1:]]).mean(),
 }
-words = (new == 0).sum()  # a space ends a word
+words = (unseen == 0).sum()  # a space ends a word
 table = []
 for name, v in nats.items():
-    per_word = math.exp(v * (len(new) - 1) / words)
+    per_word = math.exp(v * (len(unseen) - 1) / words)
     table.append((name, v, v / math.log(2), math.exp(v), f"{per_word:,.0f}"))
 show.table(
     table,
     ("model", "nats", "bits", "perplexity per letter", "per word"),
-    f"Loss per letter on {len(new):,} letters of validation tweets",
+    f"Loss per letter on {len(unseen):,} letters of validation tweets",
     digits=2,
 )
 
@@ -857,6 +851,7 @@ assert bits <= (single * digits).sum() < bits + 1
 
 # %%
 net, tokenizer = models.load("minilm", names, seed=seed)
+rows = min(rows, len(y))
 encoded = encode.classification(tweets, tokenizer, max_length=64)
 examples = Examples.of(encoded["train"], tokenizer.pad_token_id).take(np.arange(rows))
 net.eval()
@@ -883,7 +878,8 @@ print(f"first loss {first_loss:.2f} nats over {n} tweets, log C = {math.log(C):.
 # \end{aligned}$$
 #
 # A head's weights with standard deviation $w$ give $s = w\,\|h\|$ for features $h$. For
-# large $s$ the log-sum-exp is the largest logit, and the loss grows in proportion to $s$.
+# large $s$ the log-sum-exp is nearly the largest logit, and the loss grows in proportion
+# to $s$.
 # Now measure it: the features of the same tweets, and 40 random heads for each $w$.
 
 # %%
@@ -933,18 +929,18 @@ compare("first loss, s < 0.5: 40 heads vs expansion", centre, expansion[few], 0.
 # like this points to.
 
 # %%
-new = default * heads[0]
+fresh = default * heads[0]
 prior = torch.log(torch.bincount(y_h, minlength=C) / len(y_h))
 wide = default * randn(30, h.shape[1])  # 30 outputs for 3 classes
 half = torch.where(torch.arange(rows) % 2 == 0, y_h, -100)
-half_sum, _ = cross_entropy(h @ new.T, half)
-twice_sum, n = cross_entropy(softmax(h @ new.T), y_h)
+half_sum, _ = cross_entropy(h @ fresh.T, half)
+twice_sum, n = cross_entropy(softmax(h @ fresh.T), y_h)
 
 # %%
 starts = [
-    ("new head", first_loss_of(new), "log C: well"),
-    ("new head, bias = log frequencies", first_loss_of(new, prior), "entropy: well"),
-    ("head 50 times too large", first_loss_of(50 * new), "far above log C"),
+    ("new head", first_loss_of(fresh), "log C: well"),
+    ("new head, bias = log frequencies", first_loss_of(fresh, prior), "entropy: well"),
+    ("head 50 times too large", first_loss_of(50 * fresh), "far above log C"),
     ("30 outputs for 3 classes", first_loss_of(wide), "log 30: too many outputs"),
     ("half not judged, divided by all", half_sum.item() / rows, "half of log C: count"),
     ("softmax twice", (twice_sum / n).item(), "log C: looks well, is not"),
@@ -1124,11 +1120,12 @@ compare(
 # $$\begin{aligned}
 # \frac{dL}{dp_y} &= \gamma (1-p_y)^{\gamma-1} \log p_y - \frac{(1-p_y)^\gamma}{p_y} \\
 # \frac{\partial L}{\partial z_j} &= \frac{dL}{dp_y} \cdot p_y \,([j=y] - p_j) \\
-# &= \underbrace{\Big[(1-p_y)^\gamma - \gamma\, p_y (1-p_y)^{\gamma-1} \log p_y\Big]}_{
-# \text{a factor, } 1 \text{ for } \gamma = 0}\,(p_j - [j=y]) .
+# &= \varphi\,(p_j - [j=y]) , \qquad
+# \varphi = (1-p_y)^\gamma - \gamma\, p_y (1-p_y)^{\gamma-1} \log p_y .
 # \end{aligned}$$
 #
-# The direction is that of cross-entropy; only the length changes.
+# The direction is that of cross-entropy; the factor $\varphi$, which is 1 for $\gamma = 0$,
+# changes the length.
 
 
 # %%
@@ -1152,29 +1149,30 @@ agree(
     focal,
     ("sftkit", lambda z, y: mean(losses.focal(z, y, gamma=2.0))),
 )
-plain = torch.stack([focal(z, y, 0.0)[0] for z, y in zip(z3, y3, strict=True)])
+unfocused = torch.stack([focal(z, y, 0.0)[0] for z, y in zip(z3, y3, strict=True)])
 sums = [
     functional.cross_entropy(z, y, reduction="sum") for z, y in zip(z3, y3, strict=True)
 ]
 compare(
-    "focal loss, gamma 0, vs torch's cross-entropy", plain, torch.stack(sums), 1e-12
+    "focal loss, gamma 0, vs torch's cross-entropy", unfocused, torch.stack(sums), 1e-12
 )
 
 # %% [markdown]
 # Side by side, for two classes: the logit of the right class minus the other one runs from
-# confidently wrong to confidently right.
+# confidently wrong to confidently right. Look at focal loss on the right, where its pull has
+# gone, and a little left of the middle, where it pulls harder than cross-entropy.
 
 # %%
 z = torch.zeros(241, 2, dtype=double)
 z[:, 0] = torch.linspace(-6, 6, 241, dtype=double)
 y0 = torch.zeros(241, dtype=torch.long)
-nll = log_sum_exp(z) - z[:, 0]
-p_y = torch.exp(-nll)
+surprise = log_sum_exp(z) - z[:, 0]
+p_y = torch.exp(-surprise)
 curves = {
-    "cross-entropy": (nll, gradient(z, y0)),
-    "smoothing, 0.1": (nll + 0.05 * z[:, 0], smoothed_gradient(z, y0)),
-    "class weight 2": (2 * nll, 2 * gradient(z, y0)),
-    "focal, 2": ((1 - p_y) ** 2 * nll, focal_gradient(z, y0)),
+    "cross-entropy": (surprise, gradient(z, y0)),
+    "smoothing, 0.1": (surprise + 0.05 * z[:, 0], smoothed_gradient(z, y0)),
+    "class weight 2": (2 * surprise, 2 * gradient(z, y0)),
+    "focal, 2": ((1 - p_y) ** 2 * surprise, focal_gradient(z, y0)),
 }
 
 # %%
@@ -1364,12 +1362,14 @@ compare("pairwise hinge vs torch's margin_ranking_loss", hinge(s), reference, 1e
 # us, know which halves belong together?
 
 # %%
-whole = [t.split() for t in tweets["validation"]["text"] if len(t.split()) >= 12][:64]
-halves = [" ".join(w[: len(w) // 2]) for w in whole]
-halves += [" ".join(w[len(w) // 2 :]) for w in whole]
+tweet_words = [t.split() for t in tweets["validation"]["text"] if len(t.split()) >= 12][
+    :64
+]
+halves = [" ".join(w[: len(w) // 2]) for w in tweet_words]
+halves += [" ".join(w[len(w) // 2 :]) for w in tweet_words]
 ids = Examples.of(encode.texts(halves, tokenizer, 64), tokenizer.pad_token_id)
 vectors = torch.from_numpy(models.head_features(net, ids, C)).double()
-a, b = functional.normalize(vectors, dim=1).split(len(whole))  # (B, D) each
+a, b = functional.normalize(vectors, dim=1).split(len(tweet_words))  # (B, D) each
 cosines = a @ b.T  # (B, B)
 partner = torch.arange(len(cosines))
 found_right = (cosines.argmax(1) == partner).sum().item()
@@ -1543,7 +1543,7 @@ def all_at_once(steps):
     return np.average(values, weights=mask)
 
 
-def mean_of_means(steps):
+def average_of_means(steps):
     return np.mean([np.average(v, weights=m) for v, m in steps if sum(m)])
 
 
@@ -1564,7 +1564,7 @@ divide_exercise = Exercise(
         ([([5.0, 5.0], [0, 0]), ([1.0, 3.0, 4.0], [0, 1, 1]), ([2.0], [1])],),
     ],
     [
-        (mean_of_means, "The mean of micro-batch means: short ones weigh too much."),
+        (average_of_means, "The mean of micro-batch means: short ones weigh too much."),
         (without_mask, "Places with mask 0 belong neither into sum nor into count."),
         (over_all, "The sum is right. Divide by what is judged, not by all places."),
     ],
