@@ -28,8 +28,7 @@
 #   over uneven batches, and copies across splits.
 #
 # The models here are linear and small, so that everything runs in seconds and gives the
-# same digits on every machine. What is said of their numbers holds for those of any
-# model.
+# same digits each time. The methods do not depend on the model.
 
 # %% tags=["parameters"]
 limit: int = 6000  # training examples of the models under test
@@ -291,7 +290,7 @@ for y, predicted, C in cases:
         np.abs(K - sk.confusion_matrix(y, predicted, labels=range(C))).max()
     )
 compare("confusion matrix vs scikit-learn", matrices, [0] * len(cases), 0)
-worst = compare("precision, recall, F1 vs scikit-learn", ours, theirs, 1e-12)
+compare("precision, recall, F1 vs scikit-learn", ours, theirs, 1e-12)
 
 # %% [markdown]
 # ### Averages over classes
@@ -334,7 +333,7 @@ for y, predicted, C in cases:
     keys = ("accuracy", *(f"{kind} F1" for kind in kinds))
     package.append([float(known[key]) for key in keys])
 compare("averages of F1 vs scikit-learn", ours, theirs, 1e-12)
-worst = compare("averages of F1 vs sftkit.evaluate", ours, package, 1e-12)
+compare("averages of F1 vs sftkit.evaluate", ours, package, 1e-12)
 
 # %% [markdown]
 # ### When they mislead
@@ -426,13 +425,12 @@ print(f"{len(fpr) - 1:,} thresholds; share of positives {is_positive.mean():.3f}
 # random positive is scored above a random negative, where a tie counts one half. To see
 # it, let step $k$ of the curve add $a_k$ positives and $b_k$ negatives, with
 # $A_{k-1} = a_1 + \dots + a_{k-1}$ positives above, $P$ positives and $N$ negatives in
-# all. Trapezoids have the area
+# all. The trapezoid of step $k$ has width $b_k / N$, and its height goes from
+# $A_{k-1} / P$ to $(A_{k-1} + a_k) / P$. So
 #
 # $$\begin{aligned}
-# \text{AUC} &= \sum_k \underbrace{\frac{b_k}{N}}_{\text{width}}
-#    \cdot \underbrace{\frac{1}{2}
-#      \left(\frac{A_{k-1}}{P} + \frac{A_{k-1} + a_k}{P}\right)}
-#          _{\text{mean height}} \\
+# \text{AUC} &= \sum_k \frac{b_k}{N} \cdot \frac{1}{2}
+#      \left(\frac{A_{k-1}}{P} + \frac{A_{k-1} + a_k}{P}\right) \\
 #  &= \frac{1}{PN} \sum_k b_k \left(A_{k-1} + \tfrac{1}{2} a_k\right).
 # \end{aligned}$$
 #
@@ -462,7 +460,7 @@ compare(
     "AUC: area vs count of pairs", areas, [share_in_order(*t) for t in trials], 1e-12
 )
 library = [sk.roc_auc_score(y, s) for s, y in trials]
-worst = compare("AUC: area vs scikit-learn", areas, library, 1e-12)
+compare("AUC: area vs scikit-learn", areas, library, 1e-12)
 
 # %% [markdown]
 # The same for the curves themselves. The area under the precision-recall curve is
@@ -481,11 +479,11 @@ for s, y in trials:
     curve.append(np.concatenate([a, b, c[-2::-1], d[-2::-1]]))
 points, curve = np.concatenate(points), np.concatenate(curve)
 compare("ROC and PR curves vs scikit-learn", points, curve, 1e-12)
-worst = compare("average precision vs scikit-learn", average, theirs, 1e-12)
+compare("average precision vs scikit-learn", average, theirs, 1e-12)
 
 # %%
 fig, (left, middle) = show.new_figure(3.6, columns=2)
-at = int(np.sum(-np.sort(-np.unique(score)) >= 0.5)) - 1  # the lowest threshold >= 0.5
+at = int(np.sum(-np.sort(-np.unique(score)) >= 0.5)) - 1  # lowest t >= 0.5
 left.plot(fpr, tpr, color=show.COLOURS[0])
 left.plot([0, 1], [0, 1], "--", color="grey", label="guessing")
 left.plot(fpr[at + 1], tpr[at + 1], "s", color=show.COLOURS[2], label="t = 0.5")
@@ -631,14 +629,14 @@ for p, bins in [(loose, 10), (found["firm"], 7), (loose, 30)]:
     errors.append(ece(c, r, bins))
     package.append(evaluate.calibration_error(p.probs, y_test, bins))
 compare("reliability by hand vs scikit-learn", means, theirs, 1e-12)
-worst = compare("ECE by hand vs sftkit.evaluate", errors, package, 1e-12)
+compare("ECE by hand vs sftkit.evaluate", errors, package, 1e-12)
 
 # %%
 show.figure(*evaluate.calibration_figure(loose, ece(confidence, is_right)))
 
 # %% [markdown]
-# The loosely penalised model says what it believes too loudly: the points lie under the
-# diagonal. Before mending that, look at the measure.
+# The loosely penalised model says what it believes too loudly: nearly all points lie
+# under the diagonal. Before mending that, look at the measure.
 #
 # ### The error of a calibrated model is not zero
 #
@@ -649,7 +647,7 @@ show.figure(*evaluate.calibration_figure(loose, ece(confidence, is_right)))
 # about
 #
 # $$\text{floor} \approx \sum_b \frac{n_b}{n}
-#    \sqrt{\frac{2}{\pi} \cdot \frac{v_b}{n_b}}.$$
+#    \sqrt{\frac{2 v_b}{\pi n_b}}.$$
 #
 # With $B$ equally full bins that is proportional to $\sqrt{B/n}$: it **grows with the
 # number of bins and falls with the number of examples**. Check it by drawing right and
@@ -659,10 +657,8 @@ show.figure(*evaluate.calibration_figure(loose, ece(confidence, is_right)))
 # %%
 def floor(confidence, bins):
     b = np.minimum((confidence * bins).astype(int), bins - 1)
-    v = np.bincount(b, weights=confidence * (1 - confidence), minlength=bins)
-    return float(
-        np.sqrt(2 / np.pi * v).sum() / len(b)
-    )  # n_b sqrt(v_b / n_b) = sqrt(sum)
+    v = np.bincount(b, weights=confidence * (1 - confidence))  # n_b times v_b
+    return float(np.sqrt(2 / np.pi * v).sum() / len(b))
 
 
 def simulated_floor(confidence, bins, draws=200):
@@ -750,7 +746,7 @@ for z, y in problems:
         up, down = nll(b + h, z, y), nll(b - h, z, y)
         finite.append(((up[0] - down[0]) / (2 * h), (up[1] - down[1]) / (2 * h)))
 compare("temperature: hand slopes vs autograd", hand, auto, 1e-12)
-worst = compare("temperature: hand vs finite differences", hand, finite, 1e-6)
+compare("temperature: hand vs finite differences", hand, finite, 1e-6)
 
 # %% [markdown]
 # Slope and curvature are all that **Newton's method** needs: go to where the slope
@@ -774,7 +770,7 @@ as_is, even = newton(z, y_validation, 1.0, 3), newton(z, y_validation, 0.0, 7)
 rows = []
 for step, b in enumerate(even[:6]):
     left = f"{abs(b - even[-1]):.0e}" if step < 5 else "about 0"
-    rows.append((step, f"{as_is[step]:.2f}" if step < 4 else "", f"{b:.4f}", left))
+    rows.append((step, f"{as_is[step]:.2g}" if step < 4 else "", f"{b:.4f}", left))
 show.table(rows, ("step", "b from 1", "b from 0", "distance to the minimum"))
 T = 1 / even[-1]
 print(f"temperature 1 / b = {T:.3f}")
@@ -802,12 +798,12 @@ for z, y in tasks:
     general.append(1 / best.x)
     package.append(evaluate.fit_temperature(z, y))
 compare("temperature: Newton vs scipy's minimizer", by_hand, general, 1e-3)
-worst = compare("temperature: Newton vs sftkit.evaluate", by_hand, package, 1e-9)
+compare("temperature: Newton vs sftkit.evaluate", by_hand, package, 1e-9)
 
 # %%
 cooled = evaluate.calibrated(loose, T)
 rows = []
-for name, p in [("T = 1", loose), (f"T = {T:.2f}, from validation", cooled)]:
+for name, p in [("T = 1", loose), (f"T = {T:.2f}", cooled)]:
     c = p.probs.max(axis=1)
     row = (p.accuracy, float(c.mean()), ece(c, is_right), floor(c, 10))
     row = [100 * x for x in row]
@@ -835,7 +831,7 @@ for ax, p, name in zip(
     ax.plot([0.3, 1], [0.3, 1], "--", color="grey", label="calibrated")
     sizes = 15 + 150 * bins[:, 2] / bins[:, 2].max()
     ax.scatter(bins[:, 0], bins[:, 1], s=sizes, color=show.COLOURS[0], zorder=3)
-    ax.set(xlabel="confidence", xlim=(0.3, 1.02), ylim=(0.3, 1.02))
+    ax.set(xlabel="confidence", xlim=(0.3, 1.02), ylim=(0.1, 1.03))
     ax.set_title(f"{name}: ECE {gaps[-1]:.1f} %")
 axes[0].set_ylabel("accuracy")
 axes[0].legend(loc="upper left")
@@ -896,7 +892,7 @@ assert worse_validation == 0
 # $$\begin{aligned}
 # p^2 \left(1 + \tfrac{z^2}{n}\right) - 2 p \left(\hat p + \tfrac{z^2}{2n}\right)
 #    + \hat p^2 &\le 0 \\
-# p &= \frac{\hat p + \frac{z^2}{2n} \pm
+# p_{\pm} &= \frac{\hat p + \frac{z^2}{2n} \pm
 #    z \sqrt{\frac{\hat p (1 - \hat p)}{n} + \frac{z^2}{4 n^2}}}{1 + \frac{z^2}{n}}.
 # \end{aligned}$$
 #
@@ -929,9 +925,7 @@ cases = [(0, 12), (7, 9), (150, 200), (99, 100), (2750, 3816)]
 ours = [wilson_interval(k, n) for k, n in cases]
 scipys = [tuple(binomtest(k, n).proportion_ci(method="wilson")) for k, n in cases]
 compare("Wilson by hand vs scipy", ours, scipys, 1e-12)
-worst = compare(
-    "Wilson by hand vs sftkit", ours, [evaluate.wilson(*c) for c in cases], 1e-12
-)
+compare("Wilson by hand vs sftkit", ours, [evaluate.wilson(*c) for c in cases], 1e-12)
 
 # %% [markdown]
 # The bootstrap of an accuracy can be checked without any library: drawing $n$ of $n$
@@ -956,7 +950,7 @@ for n in (50, 200, 1000):
     exact.append(binom.ppf([0.025, 0.975], n, r.mean()) / n)
     ends = ", ".join(f"{100 * x:.1f}" for x in ours[-1])
     print(f"{n:5} tweets: {100 * r.mean():.1f} % right, bootstrap {ends}")
-worst = compare("bootstrap of accuracy vs binomial quantiles", ours, exact, 0.021)
+compare("bootstrap of accuracy vs binomial quantiles", ours, exact, 0.021)
 
 # %% [markdown]
 # (The tolerance is one example in 50: quantiles of a share move in steps of $1/n$.) For
@@ -982,9 +976,7 @@ def macro_f1_of_rows(rows):
 # %%
 n = 1000
 part = Predictions(firm.logits[:n], y_test[:n])
-one_hot = np.eye(9)[
-    3 * part.labels + part.classes
-]  # what each tweet adds to the matrix
+one_hot = np.eye(9)[3 * part.labels + part.classes]  # adds one to one cell
 by_hand = bootstrap_by_hand(macro_f1_of_rows, n, seed)
 table = evaluate.classification_report(part, names, seed=seed).values["macro F1"]
 sums = evaluate.bootstrap(
@@ -993,7 +985,7 @@ sums = evaluate.bootstrap(
 print(f"macro F1 {100 * table[0]:.1f} %, from {100 * by_hand[0]:.0f} to", end=" ")
 print(f"{100 * by_hand[1]:.0f} on {n:,} tweets")
 compare("bootstrap by hand vs report's macro F1", by_hand, table[1:], 0.005)
-worst = compare("bootstrap by hand vs evaluate.bootstrap", by_hand, sums[1:], 0.005)
+compare("bootstrap by hand vs evaluate.bootstrap", by_hand, sums[1:], 0.005)
 
 # %% [markdown]
 # ### Do they cover?
@@ -1040,14 +1032,16 @@ rows = [(float(p), *(100 * s[i] for s in exact)) for i, p in enumerate(true)]
 show.table(rows, ("true accuracy", *recipes), "Coverage at 100 examples, %", digits=2)
 
 # %%
-fig, axes = show.new_figure(3.4, columns=2, sharey=True)
-grid = np.linspace(0.5, 0.998, 250)
+fig, axes = show.new_figure(3.6, columns=2, sharey=True)
+grid = np.linspace(0.85, 0.998, 200)
 for ax, n in zip(axes, (100, 1000), strict=True):
     for i, (name, recipe) in enumerate(recipes.items()):
-        style = ("-", "--", "-.")[i]
-        ax.plot(grid, 100 * coverage(recipe, grid, n), style, lw=1.3, label=name)
+        style = dict(linestyle=("-", "--", "-.")[i], color=show.COLOURS[i], lw=1.4)
+        ax.plot(grid, 100 * coverage(recipe, grid, n), label=name, **style)
     ax.axhline(95, color="grey", linestyle=":")
-    ax.set(xlabel="true accuracy", ylim=(60, 100.5), title=f"{n:,} test examples")
+    ax.set(xlabel="true accuracy", ylim=(60, 100.5))
+axes[0].set_title("100 examples: two fail near 1")
+axes[1].set_title("1,000 examples: they fail later")
 axes[0].set_ylabel("coverage of “95 %” intervals, %")
 axes[0].legend(loc="lower left")
 alt = "Coverage against true accuracy at 100 and 1,000 examples. Wilson's interval "
@@ -1160,7 +1154,7 @@ def curve_figure():
     ax.plot(
         recall, precision, color="grey", lw=1, label=f"all {len(y_test):,} test tweets"
     )
-    ax.set(xlabel="recall", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.02))
+    ax.set(xlabel="recall", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.06))
     return fig, ax
 
 
@@ -1287,7 +1281,7 @@ separate = sum(r.mean() * (1 - r.mean()) for r in (firm_right, loose_right)) / l
 covariance = np.cov(firm_right, loose_right, bias=True)[0, 1] / len(d)
 paired = (psi - delta**2) / len(d)
 less = separate - 2 * covariance
-worst = compare("variance: paired vs separate less 2 cov", paired, less, 1e-15)
+compare("variance: paired vs separate less 2 cov", paired, less, 1e-15)
 rows = [("share of disagreements", 100 * psi), ("difference, points", 100 * delta)]
 rows.append(("standard error, separate test sets, points", 100 * float(separate**0.5)))
 rows.append(("standard error, same test set, points", 100 * float(paired**0.5)))
@@ -1308,7 +1302,7 @@ for rival in (loose_right, np.roll(loose_right, 1), firm_right & loose_right):
     known = evaluate.compare(*both, np.ones(800, int), seed=seed + 1)
     package.append((known.low / 100, known.high / 100))
     print("  ", " to ".join(f"{100 * x:+.1f}" for x in ours[-1]))
-worst = compare("paired bootstrap by hand vs sftkit", ours, package, 0.006)
+compare("paired bootstrap by hand vs sftkit", ours, package, 0.006)
 
 # %% [markdown]
 # (The three rivals: the loose model; the same answers given to the wrong tweets, so
@@ -1326,9 +1320,7 @@ worst = compare("paired bootstrap by hand vs sftkit", ours, package, 0.006)
 # %%
 def mcnemar_by_hand(only_first, only_second):
     m, k = only_first + only_second, min(only_first, only_second)
-    tail = sum(
-        math.comb(m, j) for j in range(k + 1)
-    )  # whole numbers, as large as needed
+    tail = sum(math.comb(m, j) for j in range(k + 1))  # exact whole numbers
     return min(1.0, 2 * tail / 2**m)
 
 
@@ -1418,8 +1410,8 @@ show.figure(fig, alt)
 
 # %% [markdown]
 # Now compare on one seed each, as is often done, in all possible ways. And compare
-# recipe A **with itself**: seed 0 against seed 1, and so on. McNemar's test at 5 %
-# should call at most 5 % of these a difference.
+# recipe A **with itself**: seed 0 against seed 1, and so on. If McNemar's test
+# at 5 % were a test of recipes, it would call at most 5 % of these a difference.
 
 
 # %%
@@ -1461,7 +1453,7 @@ for r in (3, 5, 20):
     ours.append(seed_interval(b, a))
     theirs.append(tuple(ttest_ind(b, a, equal_var=False).confidence_interval()))
     print(f"{r:2} seeds: B less A, points: {ours[-1][0]:+.1f} to {ours[-1][1]:+.1f}")
-worst = compare("interval over seeds vs scipy", ours, theirs, 1e-9)
+compare("interval over seeds vs scipy", ours, theirs, 1e-9)
 
 # %% [markdown]
 # This interval speaks of new seeds on *this* test set. New seeds **and** new test
@@ -1617,7 +1609,7 @@ for n in (500, 5000):
         formula.append(p + math.sqrt(p * (1 - p) / n) * mean_of_largest(K))
         excess = [100 * (x - p) for x in (formula[-1], drawn[-1])]
         rows.append((n, K, 100 * drawn[-1], *excess))
-worst = compare("best of K: simulated vs formula", drawn, formula, 0.002)
+compare("best of K: simulated vs formula", drawn, formula, 0.002)
 header = ("test examples", "models tried", "best, reported, %", "too high by, formula")
 show.table(rows, (*header, "simulated"), "All models have 75 %", digits=2)
 
@@ -1725,7 +1717,7 @@ for B, T_max, V in [(2, 5, 7), (4, 9, 50), (3, 30, 11)]:
         ignore_index=-100,
     )
     theirs.append(mean.exp().item())
-worst = compare("perplexity by hand vs torch", ours, theirs, 1e-10)
+compare("perplexity by hand vs torch", ours, theirs, 1e-10)
 
 # %% [markdown]
 # Two ways to get it wrong. Averaging the perplexities of texts is a mean of means
@@ -1865,7 +1857,7 @@ for sentences, versions, share in [(5, 1, 0.2), (40, 2, 0.4), (60, 3, 0.3)]:
     lines = [" ".join(o) for o in outputs]
     options = dict(tokenize="none", smooth_method="none", force=True)
     theirs.append(sacrebleu.corpus_bleu(lines, streams, **options).score / 100)
-worst = compare("BLEU by hand vs sacrebleu", ours, theirs, 1e-12)
+compare("BLEU by hand vs sacrebleu", ours, theirs, 1e-12)
 
 # %%
 means = [float(bleu(s).mean()) for s in samples]
@@ -2011,7 +2003,7 @@ for length, size in [(1, 3), (8, 6), (25, 30)] * 10:
     bags.append(token_f1(" ".join(a), " ".join(b)))
     unigrams.append(known["rouge1"].fmeasure)
 compare("ROUGE-1, -2, -L by hand vs rouge-score", ours, theirs, 1e-12)
-worst = compare("token F1 by hand vs rouge-score's ROUGE-1", bags, unigrams, 1e-12)
+compare("token F1 by hand vs rouge-score's ROUGE-1", bags, unigrams, 1e-12)
 
 # %% [markdown]
 # Token F1 and the F1 of ROUGE-1 are the same formula; only the normalization differs.
