@@ -62,11 +62,23 @@ def attention(
     return dropout(scores.softmax(dim=-1), p) @ value
 
 
+def computed_again() -> bool:
+    """Whether this forward pass is one that the backward pass repeats.
+
+    Checkpointing of both kinds shows: the one keeps no graph, the other replaces what is
+    saved for the backward pass.
+    """
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    return hooks is not None or not torch.is_grad_enabled()
+
+
 class CheapDropout(TorchFunctionMode):
     """While active, dropout on the CPU, also inside attention, draws 16 bits per element.
 
     Works for any model without changing it. What it does not know (another device, in
-    place, causal or grouped attention) goes to torch unchanged.
+    place, causal or grouped attention) goes to torch unchanged. So does what will be computed
+    once more in the backward pass (activation checkpointing): there the mode is not active,
+    and torch would draw other numbers than were drawn here.
     """
 
     def __torch_function__(
@@ -83,7 +95,8 @@ class CheapDropout(TorchFunctionMode):
     def _dropout(
         input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
     ) -> torch.Tensor:
-        if training and not inplace and input.device.type == "cpu" and 0 < p < 1:
+        plain = training and not inplace and not computed_again()
+        if plain and input.device.type == "cpu" and 0 < p < 1:
             return dropout(input, p)
         return functional.dropout(input, p, training, inplace)
 
@@ -98,7 +111,7 @@ class CheapDropout(TorchFunctionMode):
         scale: float | None = None,
         **more: Any,
     ) -> torch.Tensor:
-        plain = not is_causal and not any(more.values())
+        plain = not is_causal and not any(more.values()) and not computed_again()
         if plain and query.device.type == "cpu" and 0 < dropout_p < 1:
             return attention(query, key, value, attn_mask, dropout_p, scale)
         return functional.scaled_dot_product_attention(

@@ -64,7 +64,7 @@ def test_the_examples_of_a_step_are_those_of_padded_batches():
     assert fill_share(packed) == 1.0  # one row at a time: nothing is padded
 
 
-@pytest.mark.parametrize("stop", [1, 3, 5, 8])
+@pytest.mark.parametrize("stop", [1, 5, 8])
 def test_resume_is_exact(tmp_path, stop):
     """20 rows in steps of 8, three packed rows or so a step: also in the middle of an epoch."""
 

@@ -9,8 +9,8 @@ subclass inside the test. Paths begin at ``tests/``; `test_table` keeps them tru
 engine/test_fit.py::test_the_detector_sees_a_mean_of_means |
 | 2 | denominator counts unshifted labels | traps/test_language.py::test_trap_2 | \
 traps/test_language.py::test_trap_2 |
-| 3 | each process divides by its own count | engine/test_processes.py::\
-test_one_process_and_two_agree | |
+| 3 | each process divides by its own count | \
+equivalence/test_processes.py::test_trap_3 | equivalence/test_processes.py::test_trap_3 |
 | 4 | pad is eos, labels masked by token id | traps/test_chat.py::test_trap_4 | \
 traps/test_chat.py::test_trap_4 |
 | 5 | stop token outside the assistant mask | traps/test_chat.py::test_trap_5 | \
