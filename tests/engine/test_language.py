@@ -21,6 +21,7 @@ from sftkit.losses import cross_entropy
 from sftkit.models.decoder import Decoder, DecoderConfig
 from sftkit.models.encoder import Encoder, EncoderConfig
 from sftkit.models.ngrams import KneserNey
+from sftkit.models.starting import set_dropout, sine_positions
 
 TEXTS = ["abcabcab", "b", "cabbage a", "", "faced a bad cab", "ＡＢ１ z"]
 NO_LETTER = ["xyz", "?"]  # unknown to the tokenizer
@@ -390,3 +391,21 @@ def test_ragged_rows_of_every_length(tokenizer) -> None:
     examples = Examples.of(pieces)
     assert isinstance(examples.columns["labels"], Ragged)
     assert sum(examples.lengths) == sum(len(p["input_ids"]) for p in pieces)
+
+
+def test_positions_start_as_one_rotation() -> None:
+    """The product of two places' vectors depends on their distance alone."""
+    table = sine_positions(encoder(14)).body.embeddings.position.weight.detach()
+    for distance in (0, 1, 5):
+        products = (table[: 64 - distance] * table[distance:]).sum(dim=1)
+        torch.testing.assert_close(products, products[:1].expand_as(products))
+    assert table.abs().max() == pytest.approx(0.02, rel=1e-3)
+
+
+def test_dropout_is_set_everywhere() -> None:
+    model = encoder(14).train()
+    ids = torch.tensor([[2, 5, 6, 7, 3]])
+    assert not torch.equal(model(ids).logits, model(ids).logits)
+    set_dropout(model, 0.0)
+    assert torch.equal(model(ids).logits, model(ids).logits)
+    assert model.config.dropout == 0.1
