@@ -25,8 +25,8 @@
 # - read a loss in nats, bits and perplexity;
 # - tell from the very first loss that a run is set up wrongly.
 #
-# Each derivation is followed by its code, and by a cell that compares the gradient by hand
-# with automatic differentiation (autograd) and with finite differences.
+# Each derivation is followed by its code. Each gradient by hand is compared with automatic
+# differentiation (autograd) and with finite differences.
 
 # %% tags=["parameters"]
 seed: int = 0  # of everything random
@@ -206,7 +206,7 @@ ours = torch.cat([softmax_draft(z).flatten() for z in batches])
 theirs = torch.cat([torch.softmax(z, -1).flatten() for z in batches])
 shifted = torch.cat([softmax_draft(z + 7).flatten() for z in batches])
 compare("softmax vs torch, 3 shapes", ours, theirs, 1e-12)
-compare("softmax of shifted logits vs torch, unshifted", shifted, theirs, 1e-12)
+compare("softmax of shifted logits vs torch's", shifted, theirs, 1e-12)
 pair = randn(9, 2)
 logistic = special.expit((pair[:, 1] - pair[:, 0]).numpy())
 compare(
@@ -316,8 +316,8 @@ show.figure(
 )
 
 # %% [markdown]
-# Where exactly do exponentials overflow? It depends on the type of number. Note float16:
-# logits of 12 are nothing unusual.
+# Where do exponentials overflow? It depends on the type of number. In float16, a logit of 12
+# is too large already.
 
 # %%
 types = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -433,8 +433,8 @@ def by_differences(loss, z, h=1e-5):
 
 def check_gradient(what, loss, z, by_hand):
     """The triplet of every derivation below."""
-    compare(f"{what}: by hand vs autograd", by_hand, by_autograd(loss, z), 1e-12)
-    compare(f"{what}: by hand vs differences", by_hand, by_differences(loss, z), 1e-7)
+    compare(f"{what}: hand vs autograd", by_hand, by_autograd(loss, z), 1e-12)
+    compare(f"{what}: hand vs differences", by_hand, by_differences(loss, z), 1e-7)
 
 
 # %%
@@ -708,7 +708,7 @@ texts = [five[0:2], five[2:4], five[4:5]]
 divided_once = [sum(g for _, g, _ in w) / sum(n for *_, n in w) for w in windows]
 at_once = [whole_batch(group)[1] for group in texts]
 compare(
-    "3 steps, the last one short, vs whole batches",
+    "3 steps, last one short, vs whole batches",
     torch.stack(divided_once),
     torch.stack(at_once),
     1e-12,
@@ -762,14 +762,10 @@ def kl(q, p):
 # %%
 pairs = list(zip(q3, p3, strict=True))
 both = [entropy(q) + kl(q, p) for q, p in pairs]
-soft = [functional.cross_entropy(torch.log(p), q) for q, p in pairs]  # q as soft labels
+soft = [functional.cross_entropy(torch.log(p), q) for q, p in pairs]
 compare("H(q) + KL(q, p) vs torch's cross-entropy", both, soft, 1e-12)
-compare(
-    "KL vs scipy",
-    [kl(q, p) for q, p in pairs],
-    [stats.entropy(q, p) for q, p in pairs],
-    1e-12,
-)
+ours, theirs = zip(*((kl(q, p), stats.entropy(q, p)) for q, p in pairs), strict=True)
+compare("KL vs scipy", ours, theirs, 1e-12)
 q, p = pairs[0]
 print(f"KL(q, p) = {kl(q, p):.4f}, KL(p, q) = {kl(p, q):.4f}: it is not symmetric")
 
@@ -825,10 +821,10 @@ show.table(
 # quite another number: **a perplexity means nothing without its unit**, and two models with
 # different tokens are compared per letter or byte, or not at all.
 #
-# Bits are lengths. A code that spends $\lceil -\log_2 p \rceil$ binary digits on a letter of
-# probability $p$ can be decoded without separators (Kraft's inequality
-# $\sum_c 2^{-\ell_c} \le 1$ holds), and its mean length is less than one bit above the
-# entropy.
+# Bits are lengths. Give a letter of probability $p_c$ a code word of
+# $\ell_c = \lceil -\log_2 p_c \rceil$ binary digits. Then $\sum_c 2^{-\ell_c} \le 1$ (Kraft's
+# inequality), so there is a code with these lengths that can be read without separators. Its
+# mean length is less than one bit above the entropy.
 
 # %%
 digits = np.ceil(-np.log2(single))
@@ -951,7 +947,7 @@ show.table(
 
 # %% [markdown]
 # The second line is a good idea with rare classes: a bias of $\log n_c/n$ starts at the
-# constant model of section 2, whose loss is the entropy of the labels, below $\log C$.
+# constant model of section 2, whose loss is the entropy of the labels, at most $\log C$.
 #
 # The last line passes the test and is wrong all the same. Somebody applied softmax in the
 # model, and the loss applies it again. The second softmax sees numbers between 0 and 1, so
@@ -1153,9 +1149,7 @@ unfocused = torch.stack([focal(z, y, 0.0)[0] for z, y in zip(z3, y3, strict=True
 sums = [
     functional.cross_entropy(z, y, reduction="sum") for z, y in zip(z3, y3, strict=True)
 ]
-compare(
-    "focal loss, gamma 0, vs torch's cross-entropy", unfocused, torch.stack(sums), 1e-12
-)
+compare("focal loss at gamma 0 vs cross-entropy", unfocused, torch.stack(sums), 1e-12)
 
 # %% [markdown]
 # Side by side, for two classes: the logit of the right class minus the other one runs from
@@ -1214,7 +1208,8 @@ show.figure(fig, alt)
 #
 # The derivatives with respect to the prediction, $\partial r/\partial f = -1$:
 # squared $-2r$, absolute $-\operatorname{sign}(r)$, Huber
-# $-\max(-\delta, \min(r, \delta))$.
+# $-\max(-\delta, \min(r, \delta))$. (At $r = 0$ the absolute error has a kink and no
+# derivative; torch takes 0.)
 
 # %%
 by_hand = {
@@ -1349,8 +1344,8 @@ first_wins = torch.zeros(12, dtype=torch.long)
 reference = functional.cross_entropy(s, first_wins, reduction="sum")
 compare("pairwise logistic vs torch's cross-entropy", logistic(s), reference, 1e-12)
 options = dict(margin=1.0, reduction="sum")
-reference = functional.margin_ranking_loss(s[:, 0], s[:, 1], torch.ones(12), **options)
-compare("pairwise hinge vs torch's margin_ranking_loss", hinge(s), reference, 1e-12)
+reference = functional.margin_ranking_loss(*s.T, torch.ones(12), **options)
+compare("pairwise hinge vs torch's ranking loss", hinge(s), reference, 1e-12)
 
 # %% [markdown]
 # **InfoNCE** (van den Oord et al. 2018) ranks one right partner above all others of the
@@ -1362,9 +1357,8 @@ compare("pairwise hinge vs torch's margin_ranking_loss", hinge(s), reference, 1e
 # us, know which halves belong together?
 
 # %%
-tweet_words = [t.split() for t in tweets["validation"]["text"] if len(t.split()) >= 12][
-    :64
-]
+tweet_words = [text.split() for text in tweets["validation"]["text"]]
+tweet_words = [words for words in tweet_words if len(words) >= 12][:64]
 halves = [" ".join(w[: len(w) // 2]) for w in tweet_words]
 halves += [" ".join(w[len(w) // 2 :]) for w in tweet_words]
 ids = Examples.of(encode.texts(halves, tokenizer, 64), tokenizer.pad_token_id)
@@ -1387,15 +1381,13 @@ values = list(infonce.values())
 compare("cross-entropy vs InfoNCE by definition", values, by_definition, 1e-12)
 
 # %% [markdown]
-# The model, the order and the number of partners found are the same in each line; the loss
-# is not. It also judges how *sure* the model is: with a low temperature the many wrong
-# answers are given with confidence, and that costs more than guessing. So compare such losses
-# at one temperature only.
-
-# %% [markdown]
-# Every loss of this notebook that compares probabilities is the one of section 2. What
-# changes is what the classes are: sentiments, next letters, two candidates, a batch of
-# partners.
+# The vectors, their order and the number of partners found are the same in each line; the
+# loss is not. It also judges how *sure* the model is: at a low temperature the many wrong
+# answers are given with confidence, and the loss is worse than that of guessing. So compare
+# such losses at one temperature only.
+#
+# Cross-entropy has come back in most sections. What changes is what the classes are:
+# sentiments, next letters, two candidates, a batch of partners.
 
 # %%
 record(
@@ -1596,7 +1588,7 @@ divide_exercise(step_loss_solution)
 
 # %% tags=["exercise"]
 def lowest_loss(eps, C):
-    """Smallest possible mean loss with label smoothing eps and C classes, in nats."""
+    """Smallest mean loss with label smoothing eps and C classes, in nats."""
     raise NotImplementedError
 
 
@@ -1783,9 +1775,10 @@ assert below <= 0.9 <= up_to
 #   gradient.
 # - Cross-entropy is entropy plus KL divergence: its floor is the entropy of the labels, not
 #   0. Nats, bits and perplexity say the same; a perplexity needs its unit.
-# - The first loss of a classifier is $\log C$. Far from it, something is set up wrongly.
-# - Squared error wants the mean, absolute error the median; pairwise losses and InfoNCE are
-#   cross-entropy over other classes.
+# - The first loss of a classifier with a new head is near $\log C$. Far from it, something is
+#   set up wrongly.
+# - Squared error wants the mean, absolute error the median. The pairwise logistic loss and
+#   InfoNCE are cross-entropy over other classes.
 #
 # ## Where to go next
 #
