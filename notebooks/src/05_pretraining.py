@@ -315,13 +315,13 @@ for order in sorted({1, 3, best_order}):
 # In this course labels name the token at their own place, and the loss shifts.
 
 # %%
-piece = encode_lm.causal(["oil up"], english, 16)[0]
-tokens = english.convert_ids_to_tokens(piece["input_ids"])
+oil = encode_lm.causal(["oil up"], english, 16)[0]
+tokens = english.convert_ids_to_tokens(oil["input_ids"])
 rows = [
     (
         t,
         token,
-        piece["labels"][t],
+        oil["labels"][t],
         tokens[t + 1] if t + 1 < len(tokens) else "(nothing)",
     )
     for t, token in enumerate(tokens)
