@@ -300,7 +300,7 @@ show.table(
 ngram_test = -ngrams[best_order].log_probs(reuters["test"]).mean()
 print(f"order {best_order}: {ngram_test:.3f} nats a character on test texts")
 dice = np.random.default_rng(seed)
-for order in sorted({1, 3, best_order}):
+for order in sorted({1, min(3, most_ngram), best_order}):
     drawn = ngrams[order].sample(sample // 2, dice, [CLS])[1:]
     print(f"order {order}: {english.decode(drawn, skip_special_tokens=True)}")
 
