@@ -214,16 +214,17 @@ with open(tweets_file, encoding="mac_roman", newline="") as stream:
 
 planted = {
     "html": "<b>Tea &amp;amp; milk</b><br>5 < 6", "mojibake": "cafÃ© â€œouiâ€\x9d",
-    "unicode": "cafe\u0301", "control": "ze\u200bro\x07 width", "urls": "see https://a.org/x",
-    "users": "@anna thanks", "whitespace": " two\u00a0  words\n",
+    "unicode": "cafe\u0301", "control": "ze\u200bro\x07 width",
+    "urls": "see https://a.org/x", "users": "@anna thanks",
+    "whitespace": " two\u00a0  words\n",
 }  # fmt: skip
 rows = []
 for step, what in STEPS.items():
     apply = cleaner([step])
     changed = sum(apply(text) != text for text in raw) / len(raw)
     before, after = (ascii(s)[1:-1] for s in (planted[step], apply(planted[step])))
-    rows.append([step, before, after, f"{changed:.1%}", what])
-show.table(rows, ["step", "before", "after", "tweets changed", "what it does"])
+    rows.append([step, f"{what}: {before} → {after}", f"{changed:.1%}"])
+show.table(rows, ["step", "what it does, and an example", "tweets changed"])
 
 # %% [markdown]
 # The steps have an order, because one can uncover work for the next: an entity may *be* a
@@ -281,9 +282,12 @@ for k, (name, known, new) in enumerate(
 ax.set(xlabel="vocabulary size V", ylabel="unknown in held-out tweets, %")
 ax.set_title("Even with every word of the training tweets, some are unknown")
 ax.legend()
-show.figure(fig, "Share of unknown tokens in held-out tweets against vocabulary size. For "
-            "words it falls slowly and does not reach zero; for characters it is near zero "
-            "from about a hundred characters on.")  # fmt: skip
+show.figure(
+    fig,
+    "Share of unknown tokens in held-out tweets against vocabulary size. For words it "
+    "falls slowly and does not reach zero; for characters it is near zero from about a "
+    "hundred characters on.",
+)
 
 # %%
 length = {"words": new_words.total(), "characters": new_chars.total()}
@@ -586,9 +590,12 @@ ax.axhline(pieces, linestyle="--", color="#555", label="pieces: as short as it c
 ax.set(xlabel="vocabulary size V", ylabel="tokens per tweet", ylim=(0, None))
 ax.set_title("The first thousand merges shorten most")
 ax.legend()
-show.figure(fig, "Tokens per held-out tweet against vocabulary size of byte-level BPE: "
-            f"{per_tweet[0]:.0f} at 256, {per_tweet[2]:.0f} at 1,024, {per_tweet[-1]:.0f} at "
-            f"8,192; the pieces set a lower bound of {pieces:.0f}.")  # fmt: skip
+show.figure(
+    fig,
+    f"Tokens per held-out tweet against vocabulary size of byte-level BPE: "
+    f"{per_tweet[0]:.0f} at 256, {per_tweet[2]:.0f} at 1,024, {per_tweet[-1]:.0f} at "
+    f"8,192; the pieces set a lower bound of {pieces:.0f}.",
+)
 
 # %%
 rows = [[V, n, per_tweet[0] / n] for V, n in zip(sizes, per_tweet, strict=True)]
@@ -1097,7 +1104,8 @@ for v in (
 def viterbi(ends, score):
     """Best path through a lattice.
 
-    ends[j]: (start, label) of each step that ends at j. score(v, w, start): log-probability.
+    ends[j]: (start, label) of each step that ends at j.
+    score(v, w, start): log-probability of a step.
     Returns the score and the labels.
     """
     best = [{} for _ in ends]  # best[j][label] = (score, start, label before)
@@ -1139,9 +1147,7 @@ chosen = {}
 for new in (1, 2, 3, 4):
     cut = [viterbi(lattice("".join(ws), new), by_bigrams)[1] for ws in tries]
     chosen[new] = f1(sums(cut, tries).sum(axis=0))
-    print(
-        f"new words of at most {new} characters: F1 {chosen[new]:.1%} on the middle part"
-    )
+    print(f"new words of at most {new} characters: F1 {chosen[new]:.1%}")
 NEW = max(chosen, key=chosen.get)
 
 # %% [markdown]
@@ -1197,8 +1203,9 @@ rows = []
 for name, s in scores.items():
     r, f, g = s.sum(axis=0)
     value, low, high = bootstrap(s, f1, seed=seed, replicates=1000)
-    rows.append([name, *(f"{x:.1%}" for x in (r / f, r / g, value)),
-                 f"{low:.1%} to {high:.1%}", f"{recall_of_new(found[name]):.1%}"])  # fmt: skip
+    shares = [f"{x:.1%}" for x in (r / f, r / g, value)]
+    of_new = f"{recall_of_new(found[name]):.1%}"
+    rows.append([name, *shares, f"{low:.1%} to {high:.1%}", of_new])
 header = ["method", "precision", "recall", "F1", "95 % interval", "recall of new words"]
 show.table(rows, header, f"{len(gold):,} test lines, {test_words.total():,} words")
 value, low, high = bootstrap(
@@ -1421,7 +1428,7 @@ def bpe_step(corpus):
 
 # %% tags=["check"] jupyter={"source_hidden": true}
 def answering(cases, results, wrong):
-    """Gives the results, but for those in wrong: number of the case to another result."""
+    """Gives the results, but for the cases in wrong (number: other result)."""
     given = [wrong.get(k, result) for k, result in enumerate(results)]
     return lambda *case: given[cases.index(case)]
 
@@ -1666,7 +1673,8 @@ covers = [(0, 0), (0, 5), (6, 11), (11, 12), (13, 16), (17, 22), (22, 27), (0, 0
 offsets_exercise = Exercise(
     "from tokens back to text",
     ["Marie Curie", "née Skłodowska", "Skłodowska", "Marie", ",", "", ""],
-    [(sentence, covers, a, b) for a, b in ((1, 2), (4, 6), (5, 7), (0, 1), (3, 3), (7, 7))]
+    [(sentence, covers, *ends) for ends in
+     ((1, 2), (4, 6), (5, 7), (0, 1), (3, 3), (7, 7))]
     + [("", [(0, 0), (0, 0)], 0, 1)],
     [
         (lambda t, o, a, b: "".join(t[s:e] for s, e in o[a : b + 1]),
@@ -1711,17 +1719,24 @@ def mean_of_ratios(texts, tokenize):
     return sum(ratios) / max(1, len(ratios))
 
 
+def per_character(texts, tokenize):
+    return sum(len(tokenize(t)) for t in texts) / max(1, sum(map(len, texts)))
+
+
+def per_space(texts, tokenize):
+    words = sum(len(t.split(" ")) for t in texts)
+    return sum(len(tokenize(t)) for t in texts) / max(1, words)
+
+
 fertility_exercise = Exercise(
     "fertility",
     [11 / 4, 2.0, 0.0, 0.0, 4 / 3],
     [(["a  bcd", "international y"], halves), (["abc"], halves), ([], halves),
      (["", " \n"], halves), (["a", "bc\tdef"], halves)],  # fmt: skip
     [
-        (mean_of_ratios, "That is the mean of each text's ratio. Count all, divide once."),
-        (lambda ts, f: sum(len(f(t)) for t in ts) / max(1, sum(len(t) for t in ts)),
-         "You divide by characters. Divide by words."),
-        (lambda ts, f: sum(len(f(t)) for t in ts) / max(1, sum(len(t.split(" ")) for t in ts)),
-         "Two spaces make no word between them: split() without an argument."),
+        (mean_of_ratios, "That is the mean of ratios. Count all, divide once."),
+        (per_character, "You divide by characters. Divide by words."),
+        (per_space, "Two spaces make no word between them: split() without argument."),
     ],
 )  # fmt: skip
 fertility_exercise(fertility)

@@ -10,7 +10,7 @@ from sftkit.files import project_folder, read_json
 from sftkit.models.decoder import Decoder
 from sftkit.models.encoder import Encoder
 
-KINDS = {"encoder": Encoder, "decoder": Decoder}
+KINDS: dict[str, Any] = {"encoder": Encoder, "decoder": Decoder}
 
 
 def committed_names() -> list[str]:
