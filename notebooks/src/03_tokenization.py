@@ -913,8 +913,8 @@ show.table(rows, header, digits=2)
 # ## 9. Chinese: where are the words?
 #
 # Chinese is written without spaces. Before subwords, most Chinese systems began by cutting text
-# into words, and the problem is a good introduction to *searching for the best structure*. The People's Daily of January 1998 was cut and tagged by hand at Peking
-# University. We split by time: the first 80 % of the lines to learn, the next 10 % to choose
+# into words, and the problem is a good introduction to *searching for the best structure*. The
+# People's Daily of January 1998 was cut and tagged by hand at Peking University. We split by time: the first 80 % of the lines to learn, the next 10 % to choose
 # with, the last 10 % to test, once. Test lines that equal a training line but for digits and
 # punctuation are dropped.
 
@@ -1141,7 +1141,8 @@ print(f"chosen: {NEW}")
 # That new words may be longer than one character matters; how much longer, hardly. (The choice
 # is made on the first 200 lines of the middle part.)
 #
-# The proof of the search is brute force: on short pieces of test lines, try all $2^{n-1}$ segmentations.
+# The proof of the search is brute force: on short pieces of test lines, try all $2^{n-1}$
+# segmentations.
 
 
 # %%
