@@ -629,8 +629,9 @@ def both_sides(left, middle, right):
 
 
 # %%
-pd_watch = masked_batches(spread(corpus["peoples-daily"].validation, watched), size=64, shuffle=False,
-                          fixed=0)  # fmt: skip
+pd_watch = masked_batches(
+    spread(corpus["peoples-daily"].validation, watched), size=64, shuffle=False, fixed=0
+)
 pd_test = masked_batches(
     spread(corpus["peoples-daily"].test, 3 * watched), size=64, shuffle=False, fixed=0
 )
@@ -799,11 +800,11 @@ probed = {
 scores = {"always the commoner answer": max(y["test"].mean(), 1 - y["test"].mean())}
 for name, (model, context) in probed.items():
     x = {s: states(model, part, context) for s, part in probe_texts.items()}
-    mean, spread = x["train"].mean(axis=0), x["train"].std(axis=0) + 1e-6
+    mean, deviation = x["train"].mean(axis=0), x["train"].std(axis=0) + 1e-6
     fitted = LogisticRegression(C=0.1, max_iter=500).fit(
-        (x["train"] - mean) / spread, y["train"]
+        (x["train"] - mean) / deviation, y["train"]
     )
-    scores[name] = fitted.score((x["test"] - mean) / spread, y["test"])
+    scores[name] = fitted.score((x["test"] - mean) / deviation, y["test"])
 show.table(
     [(name, 100 * float(score)) for name, score in scores.items()],
     ("features of a linear probe", "right, %"),
@@ -831,8 +832,8 @@ show.table(
 # First the former, live: a few steps on the reviews.
 
 # %%
-reviews_watch = masked_batches(spread(corpus["zh-reviews"].validation, 2 * watched), size=64, shuffle=False,
-                               fixed=0)  # fmt: skip
+watched_reviews = spread(corpus["zh-reviews"].validation, 2 * watched)
+reviews_watch = masked_batches(watched_reviews, size=64, shuffle=False, fixed=0)
 live_adapted = copy.deepcopy(encoder_general)
 set_dropout(live_adapted, 0.0)
 encoder_adapted, _ = chosen(adapted, live_adapted)
