@@ -78,11 +78,11 @@ def committed_records(name: str) -> list[dict[str, Any]]:
 
     Returns:
         One dictionary per run, or an empty list with a printed line where the package is
-        installed without its repository.
+        there are none.
     """
     root = project_folder()
     path = root / "benchmarks" / "records" / f"{name}.json" if root else None
     if path is None or not path.is_file():
-        print(f"No records of {name} here: they come with the repository.")
+        print(f"There are no records of {name} here.")
         return []
     return read_json(path)["runs"]
