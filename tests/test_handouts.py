@@ -79,6 +79,18 @@ def test_the_command_line_writes_and_lists(folder: Path, capsys) -> None:
     ]
 
 
+def test_the_check_finds_a_solution_that_does_not_pass(folder: Path) -> None:
+    problem = "the solution does not pass its own check"
+    build.build(folder=folder, tell=lambda line: None)
+    assert not any(problem in line for line in check(folder))
+    path = folder / "src" / "01_double.py"
+    path.write_text(path.read_text().replace("return 2 * n", "return 3 * n"))
+    text = path.read_text().replace("compare(", "print(")
+    path.write_text(text)
+    build.build(folder=folder, tell=lambda line: None)
+    assert any(problem in line for line in check(folder))
+
+
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [

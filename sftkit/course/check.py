@@ -215,6 +215,10 @@ def _executed(source: notebooks.Source, notebook: Any) -> list[str]:
         if cell.execution_count is None:
             found.append(f"{where}: has not been executed; {remedy}")
         counts.append(cell.execution_count)
+        if SOLUTION in tags(cell):
+            said = "".join(output.get("text", "") for output in cell.outputs)
+            if ": right on " not in said:
+                found.append(f"{where}: the solution does not pass its own check")
         found += [f"{where}: {text}" for output in cell.outputs for text in _output(output)]
     if None not in counts and counts != list(range(1, len(counts) + 1)):
         found.append(f"cells were not executed once each, from top to bottom; {remedy}")
