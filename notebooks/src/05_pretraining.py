@@ -1005,10 +1005,7 @@ if recorded:
     ax.legend(loc="lower right")
     show.figure(fig, f"Accuracy in % against labels. {'; '.join(said)}.")
 else:
-    print(
-        "The grid up to 10,000 labels takes hours and is not recorded yet. It is made"
-    )
-    print("by: python benchmarks/pretraining.py encoder, then decoder, then labels")
+    print("Not recorded yet. Made by: python benchmarks/pretraining.py (see its head)")
 
 # %% [markdown]
 # Differences are taken seed by seed, on the same rows; what makes a draw of rows lucky for
