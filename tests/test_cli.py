@@ -67,7 +67,11 @@ def test_run_shows_the_metrics_and_where_the_page_is(folder: Path) -> None:
 def test_an_interrupt_ends_in_a_sentence(folder: Path) -> None:
     command = [sys.executable, "-m", "sftkit", "run", "3", "-p", "pause=60"]
     command += ["--folder", str(folder), "--store", str(folder / "runs")]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    # A shell starts background work with interrupts ignored, and children inherit that.
+    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    process = subprocess.Popen(
+        command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heard
+    )
     assert process.stderr
     for line in process.stderr:
         if "pause = 60" in line or "[3/4]" in line:

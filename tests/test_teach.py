@@ -21,6 +21,11 @@ MISTAKES = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def _without_proving(monkeypatch):
+    monkeypatch.delenv(exercises.PROVE, raising=False)  # tests of the course set it
+
+
 @pytest.fixture
 def exercise():
     return exercises.Exercise("mean", mean, CASES, MISTAKES)
