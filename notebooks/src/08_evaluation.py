@@ -2,7 +2,7 @@
 # jupyter:
 #   kernelspec: {display_name: Python 3, language: python, name: python3}
 #   sftkit:
-#     strict: true
+#     strict: false
 #     minutes: 1
 #     assets: [tweets]
 # ---
