@@ -147,4 +147,8 @@ def _call(root: Path, module: str, *arguments: str) -> int:
     from sftkit.course.kernel import environment
 
     command = [sys.executable, "-m", module, *arguments]
-    return subprocess.run(command, cwd=root, env={**os.environ, **environment()}).returncode
+    # Two workers on two cores: with more threads each, they wait for one another.
+    alone = {"OMP_NUM_THREADS": "1"} if set(PARALLEL) <= set(arguments) else {}
+    return subprocess.run(
+        command, cwd=root, env={**os.environ, **environment(), **alone}
+    ).returncode
