@@ -47,14 +47,8 @@ def build(
     Raises:
         RunError: A cell failed. Notebooks before it are written; this one is left as it was.
     """
-    wanted = list(names)
-    chosen = (
-        [notebooks.find(name, folder) for name in wanted]
-        if wanted
-        else notebooks.sources(folder)
-    )
     built = []
-    for source in chosen:
+    for source in notebooks.find_all(names, folder):
         if source.path.suffix == ".ipynb":
             raise RunError(
                 f"{source.path.name} is not a source.",
@@ -198,15 +192,9 @@ def copies(
     import nbformat
     from papermill import execute_notebook
 
-    wanted = list(names)
-    chosen = (
-        [notebooks.find(name, folder) for name in wanted]
-        if wanted
-        else notebooks.sources(folder)
-    )
     target.mkdir(parents=True, exist_ok=True)
     made = []
-    for source in chosen:
+    for source in notebooks.find_all(names, folder):
         notebook = notebooks.read(source)
         fast = notebooks.header(notebook, source.name).fast or {}
         cell = notebooks.parameters_cell(notebook)

@@ -36,14 +36,8 @@ def _write(
 ) -> list[Path]:
     import nbformat
 
-    wanted = list(names)
-    chosen = (
-        [notebooks.find(name, folder) for name in wanted]
-        if wanted
-        else notebooks.sources(folder)
-    )
     written = []
-    for source in chosen:
+    for source in notebooks.find_all(names, folder):
         notebook = notebooks.read(source)
         if with_solutions:
             for cell in notebook.cells:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,12 @@ def find(name: str | Path, folder: Path | None = None) -> Source:
     raise ParameterError(
         f"There is no notebook {text}.", f"{hint}There are: {', '.join(names)}."
     )
+
+
+def find_all(names: Iterable[str | Path], folder: Path | None = None) -> list[Source]:
+    """The notebooks that these names stand for; all there are when none is named."""
+    wanted = list(names)
+    return [find(name, folder) for name in wanted] if wanted else sources(folder)
 
 
 def read(source: Source) -> Any:
