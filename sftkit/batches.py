@@ -92,6 +92,30 @@ class Examples:
             columns[name] = Ragged(flat, np.concatenate(lengths[name])) if sized else flat
         return cls(columns, pad_id)
 
+    @classmethod
+    def of_tokens(
+        cls,
+        rows: Sequence[Sequence[int]],
+        labels: Sequence[Sequence[int]] | None = None,
+        pad_id: int = 0,
+    ) -> Examples:
+        """From lists of token ids, with one label per token.
+
+        Args:
+            rows: Token ids, at least one row.
+            labels: Of the same lengths; every token is its own label unless given.
+            pad_id: The token id that fills up ``input_ids``.
+        """
+        parts = {"input_ids": rows, "labels": rows if labels is None else labels}
+        columns: dict[str, Ragged | np.ndarray] = {
+            name: Ragged(
+                np.concatenate([np.asarray(row, dtype=np.int32) for row in part]),
+                np.array([len(row) for row in part]),
+            )
+            for name, part in parts.items()
+        }
+        return cls(columns | {"row": np.arange(len(rows))}, pad_id)
+
     def _find_sequence(self) -> Ragged | None:
         for name in ("hidden", "input_ids"):  # `hidden` stands in for ids when cached
             column = self.columns.get(name)

@@ -1,6 +1,16 @@
 """What can be known before training."""
 
 from sftkit.checks.data import data_report
+from sftkit.checks.invariance import (
+    Layout,
+    first_difference,
+    influence,
+    layouts,
+    layouts_table,
+    leak,
+    spread,
+    token_influence,
+)
 from sftkit.checks.report import DataReport, Doubt
 from sftkit.checks.run import Finding, RunReport, check_run
 
@@ -8,7 +18,15 @@ __all__ = [
     "DataReport",
     "Doubt",
     "Finding",
+    "Layout",
     "RunReport",
     "check_run",
     "data_report",
+    "first_difference",
+    "influence",
+    "layouts",
+    "layouts_table",
+    "leak",
+    "spread",
+    "token_influence",
 ]

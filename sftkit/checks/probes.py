@@ -12,9 +12,11 @@ import numpy as np
 import torch
 
 from sftkit.batches import IGNORE, Batches, Ragged
+from sftkit.checks.invariance import leak
 from sftkit.corpora import duplicates
 from sftkit.losses import Loss, model_inputs
 from sftkit.models.parts import base_of
+from sftkit.packing import PackedBatches
 
 if TYPE_CHECKING:
     from sftkit.batches import Batch
@@ -240,6 +242,20 @@ def _check_neighbours(run: Run) -> Found:
         yield OK, "rows of a batch do not see each other."
 
 
+def _check_packing(run: Run) -> Found:
+    """Whether a document sees another one in its packed row, through the loss itself."""
+    known = hasattr(base_of(run.model), "get_input_embeddings")
+    if not isinstance(run.batches, PackedBatches) or not known:
+        return
+    steps = next(run.batches.epoch(0))
+    batch = max(steps, key=lambda part: int(part["document"].max()))
+    found = leak(run.model, run.on_device(batch), run.loss)
+    if found > 0:
+        yield WRONG, f"packed documents see each other: {found:.2g} of a document's own weight."
+    else:
+        yield OK, "packed documents do not see each other."
+
+
 def _check_gradients(run: Run) -> Found:
     model = copy.deepcopy(run.model)
     loss_sum, _ = run.loss(model, run.batch())
@@ -306,6 +322,7 @@ CHECKS: dict[str, Callable[[Run], Found]] = {
     "repeats": _check_repeats,
     "padding": _check_padding,
     "neighbours": _check_neighbours,
+    "packing": _check_packing,
     "gradients": _check_gradients,
     "one batch": _check_one_batch,
     "splits": _check_splits,

@@ -8,7 +8,7 @@ from sftkit.evaluate.figures import (
     confusion_figure,
     training_figure,
 )
-from sftkit.evaluate.intervals import bootstrap, wilson
+from sftkit.evaluate.intervals import bootstrap, mean_interval, wilson
 from sftkit.evaluate.metrics import (
     Report,
     calibration_error,
@@ -36,6 +36,7 @@ __all__ = [
     "examples_needed",
     "fit_temperature",
     "mcnemar",
+    "mean_interval",
     "mistakes_table",
     "negative_log_likelihood",
     "power",

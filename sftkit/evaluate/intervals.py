@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.stats import binomtest, t
 
 from sftkit.errors import ParameterError
 
@@ -27,6 +27,32 @@ def wilson(right: int, n: int, level: float = 0.95) -> tuple[float, float]:
         raise ParameterError(f"{right} right of {n}.", "Give 0 <= right <= n, and n from 1.")
     ends = binomtest(int(right), int(n)).proportion_ci(level, method="wilson")
     return float(ends.low), float(ends.high)
+
+
+def mean_interval(
+    values: Sequence[float] | np.ndarray, level: float = 0.95
+) -> tuple[float, float, float]:
+    """Mean of a few independent values, such as scores by seed, and its t interval.
+
+    For two recipes give the differences, seed by seed: what a seed does to both cancels out.
+    The interval (Student 1908) supposes values that spread evenly about their mean.
+
+    Args:
+        values: At least two.
+        level: How often such an interval should hold the true mean.
+
+    Returns:
+        ``(mean, low, high)``; the interval has no width when all values are equal.
+    """
+    x = np.asarray(values, dtype=np.float64)
+    if x.ndim != 1 or len(x) < 2 or not np.isfinite(x).all():
+        raise ParameterError(
+            f"{x.size} values of shape {x.shape}.",
+            "Give at least two finite numbers: one run has no spread.",
+        )
+    half = t.ppf((1 + level) / 2, len(x) - 1) * x.std(ddof=1) / len(x) ** 0.5
+    mean = float(x.mean())
+    return mean, float(mean - half), float(mean + half)
 
 
 def bootstrap(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TypeAlias
 
 Token: TypeAlias = tuple[str, int, int]  # name, where it starts in the text, where it ends
 
+NOT_SUPERVISED = -100  # as torch and `batches` have it
 MOST = 2_000  # tokens drawn; a page of more is unreadable, and slow
 # Pale enough for black letters. Neighbours differ in lightness, also in grey print.
 _COLOURS = ("#cfe3f7", "#ffe9c2", "#b9d3ec", "#f7d3cc")
@@ -67,6 +68,47 @@ def tokens_html(
     facts += [f"the first {drawn:,} tokens are shown"] if drawn < len(tokens) else []
     boxes = "".join(parts)
     return f'<div style="line-height:1.9">{boxes}</div><p>{", ".join(facts)}</p>'
+
+
+def labelled_html(
+    ids: Sequence[int],
+    labels: Sequence[int],
+    decode: Callable[[list[int]], str],
+    most: int = MOST,
+) -> str:
+    """HTML that shows what a language model is judged on: one box per token.
+
+    Supervised tokens are blue with a bold underline, context is grey, and a token whose label
+    is another one than itself is red, with the label beside it. All text is escaped.
+
+    Args:
+        ids: Token ids, ``(T,)``.
+        labels: Not shifted, ``(T,)``; -100 where nothing is supervised.
+        decode: Ids to text, as a tokenizer's ``decode``.
+        most: The most tokens drawn. What is left out is said.
+
+    Raises:
+        ValueError: Ids and labels have different lengths.
+    """
+    pairs = list(zip(ids, labels, strict=True))
+    if not pairs:
+        return "<p>There are no tokens.</p>"
+    parts = []
+    for token, label in pairs[:most]:
+        name, underline = str(token), "border-bottom:3px solid "
+        if label == NOT_SUPERVISED:
+            parts.append(_box([name], decode([token]), _SPECIAL))
+        elif label == token:
+            more = f"font-weight:600;{underline}#1f5fa0;"
+            parts.append(_box([name], decode([token]), _COLOURS[0], more))
+        else:
+            both = f"{decode([token])} → {decode([label])}"
+            parts.append(_box([name], both, _UNKNOWN, f"color:#fff;{underline}#000;"))
+    count = sum(label != NOT_SUPERVISED for _, label in pairs)
+    facts = [_counted(len(pairs), "token"), f"{count:,} supervised"]
+    facts += [f"the first {most:,} tokens are shown"] if len(pairs) > most else []
+    boxes = "".join(parts)
+    return f'<div style="line-height:2.1">{boxes}</div><p>{", ".join(facts)}</p>'
 
 
 def _groups(tokens: Sequence[Token]) -> list[list[Token]]:
