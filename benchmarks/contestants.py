@@ -1,7 +1,7 @@
 """One measurement in a process of its own: train one contestant once, and say how it went.
 
-Called by `classification.py` as ``python benchmarks/contestants.py JOB.json``; the job names
-the contestant, the seed and the prepared data, and where the answer goes.
+Called by `turns` for `classification.py`; the job names the contestant, the seed and the
+prepared data.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     from sftkit.evaluate import predict
 
     set_verbosity_error()
-    data = load_from_disk(job["data"])
+    data = load_from_disk(job["_data"])
     names, contestant = job["classes"], job["contestant"]
     train = train_trainer if contestant in TRAINER else train_ours
     trained = WHAT_IS_TRAINED.get(contestant, "all")
@@ -210,10 +210,3 @@ def _load() -> tuple[float, ...]:
     import os
 
     return os.getloadavg() if hasattr(os, "getloadavg") else ()
-
-
-if __name__ == "__main__":
-    from sftkit.files import read_json, write_json
-
-    JOB = read_json(Path(sys.argv[1]))
-    write_json(Path(JOB["answer"]), measure(JOB))

@@ -12,8 +12,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import campaign
-from benchmarks.classification import GOALS, ROOT, interval, summarize
+from benchmarks.classification import GOALS, summarize
 from benchmarks.flops import Sizes, machine_limit, step_flops, training_flops
+from benchmarks.turns import ROOT, interval
 from sftkit import losses, models
 from sftkit.files import read_json
 from sftkit.models.dropout import CheapDropout
@@ -144,7 +145,7 @@ def test_a_quick_run_for_real(tmp_path):
     assert result["goals"] == GOALS and result["quick"] is True
     assert result["configurations"]["trainer-tuned"]["arguments"]["train_sampling_strategy"]
     assert out.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
-    assert "examples per second" in result["figure"]["alt"]
+    assert "examples / s, medians" in result["figure"]["alt"]
 
 
 # -- campaign -------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ def head_features(
     path = cache_folder() / "features" / f"{_hash(model, layer, examples)}.npy"
     if path.is_file():
         return np.load(path, allow_pickle=False)
-    found = _run(model, layer, examples, batch_size)
+    found = compute(model, layer, examples, batch_size)
     stream = io.BytesIO()
     np.save(stream, found, allow_pickle=False)
     write_bytes(path, stream.getvalue())
@@ -59,9 +59,14 @@ def _hash(model: torch.nn.Module, layer: torch.nn.Linear, examples: Examples) ->
     return digest.hexdigest()
 
 
-def _run(
-    model: torch.nn.Module, layer: torch.nn.Linear, examples: Examples, batch_size: int
+def compute(
+    model: torch.nn.Module, layer: torch.nn.Linear, examples: Examples, batch_size: int = 64
 ) -> np.ndarray:
+    """What a layer sees of each example, without dropout and without the cache.
+
+    Returns:
+        ``(rows, D)``, where D is the layer's number of inputs.
+    """
     seen: list[torch.Tensor] = []
     hook = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     device = next(model.parameters()).device

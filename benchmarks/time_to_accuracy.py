@@ -1,0 +1,197 @@
+"""Time until a classifier is as good as the usual recipe makes it: what a person waits for.
+
+    python benchmarks/time_to_accuracy.py            # 4,000 tweets, three seeds
+    python benchmarks/time_to_accuracy.py --quick    # a smoke test
+
+The recipe is the one that most tutorials print: Hugging Face `Trainer`, batches of 16, three
+epochs, AdamW at 2e-5 with a linear schedule. Its accuracy on validation rows at the end is the
+target. Ours starts from the same pretrained weights and stops when it has reached the target in
+two evaluations in a row; all evaluations are part of its time, and so are the features that the
+head is fitted on. Here the mathematics may differ; both are then tested on rows that decided
+nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks import turns
+from sftkit.files import write_json
+
+CONTESTANTS = {
+    "recipe": "Trainer, the usual recipe",
+    "ours": "sftkit: fitted head, then fine-tuning",
+}
+RECIPE = {"batch_size": 16, "epochs": 3, "lr": 2e-5, "schedule": "linear"}
+OURS = {
+    "batch_size": 32, "epochs": 1, "lr": 2e-4, "schedule": "linear", "warmup": 0.1,
+    "head": "mean, fitted on frozen features", "trained": "no-embeddings",
+    "evaluated_every": 25, "evaluations_in_a_row": 2,
+}  # fmt: skip
+MAX_LENGTH = 64
+GOAL = 5.0
+RESULT = turns.RESULTS / "time_to_accuracy.json"
+
+
+def measure(job: dict[str, Any]) -> dict[str, Any]:
+    """Train one contestant; time runs from the encoded data to the good enough model."""
+    from datasets import load_from_disk
+    from transformers.utils.logging import set_verbosity_error
+
+    set_verbosity_error()
+    data = load_from_disk(job["_data"])
+    return _recipe(job, data) if job["contestant"] == "recipe" else _ours(job, data)
+
+
+def _recipe(job: dict[str, Any], data: Any) -> dict[str, Any]:
+    from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
+
+    from sftkit import models
+
+    model, tokenizer = models.load(
+        "minilm", job["classes"], head="first", seed=job["seed"], skip_unread=False
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            output_dir=folder, per_device_train_batch_size=RECIPE["batch_size"],
+            learning_rate=RECIPE["lr"], num_train_epochs=RECIPE["epochs"], seed=job["seed"],
+            use_cpu=True, save_strategy="no", report_to="none", disable_tqdm=True,
+        )  # fmt: skip
+        assert not arguments.bf16 and not arguments.gradient_checkpointing
+        trainer = Trainer(
+            model, arguments, train_dataset=data["train"], processing_class=tokenizer,
+            data_collator=DataCollatorWithPadding(tokenizer),
+        )  # fmt: skip
+        start = time.perf_counter()
+        trainer.train()
+        seconds = time.perf_counter() - start
+    return {"seconds": seconds, "reached": True} | _scores(model, tokenizer, data)
+
+
+class _GoodEnough:
+    """Stops training at the target, reached in so many evaluations in a row."""
+
+    def __init__(self, target: float, wanted: int) -> None:
+        self.target, self.wanted, self.found = target, wanted, 0
+
+    def on_step(self, model: Any, state: Any) -> None:
+        pass
+
+    def on_evaluate(self, model: Any, state: Any) -> None:
+        good = state.evaluations[-1]["accuracy"] >= self.target
+        self.found = self.found + 1 if good else 0
+        if self.found >= self.wanted:
+            state.stopped = f"accuracy {self.target:.3f} reached"
+
+
+def _ours(job: dict[str, Any], data: Any) -> dict[str, Any]:
+    from sftkit import evaluate, losses, models
+    from sftkit.batches import Batches, Examples
+    from sftkit.fit import fit
+    from sftkit.models import features
+
+    model, tokenizer = models.load(
+        "minilm", job["classes"], head="mean", train=OURS["trained"], seed=job["seed"]
+    )
+    pad = tokenizer.pad_token_id
+    train, watch = (Examples.of(data[s], pad) for s in ("train", "validation"))
+    start = time.perf_counter()
+    # Not `head_features`: that would find what an earlier repetition has computed.
+    layer = models.parts.last_linear(model, len(job["classes"]))
+    seen = features.compute(model, layer, train, 64)
+    models.fit_head(model, train, features=seen)
+    enough = _GoodEnough(job["target"], OURS["evaluations_in_a_row"])
+    state = fit(
+        model, Batches(train, OURS["batch_size"], seed=job["seed"]), losses.classification(),
+        evaluate=evaluate.evaluation(watch), callbacks=[enough], epochs=job["epochs"],
+        lr=OURS["lr"], warmup=OURS["warmup"], seed=job["seed"], precision="fp32",
+        evaluate_every=job["every"],
+    )  # fmt: skip
+    seconds = time.perf_counter() - start
+    more = {"steps": state.step, "evaluations": state.evaluations}
+    return (
+        {"seconds": seconds, "reached": bool(state.stopped)}
+        | more
+        | _scores(model, tokenizer, data)
+    )
+
+
+def _scores(model: Any, tokenizer: Any, data: Any) -> dict[str, float]:
+    from sftkit import device
+    from sftkit.batches import Examples
+    from sftkit.evaluate import predict
+
+    memory = device.peak_memory_mb()
+    splits = {s: Examples.of(data[s], tokenizer.pad_token_id) for s in ("validation", "test")}
+    scores = {split: predict(model, rows).accuracy for split, rows in splits.items()}
+    return scores | {"peak_memory_mb": memory}
+
+
+def prepare(rows: int, others: int, folder: Path) -> list[str]:
+    """Encode the tweets once. Returns the classes' names."""
+    from datasets import DatasetDict
+
+    from sftkit import corpora, encode, models
+
+    corpus = corpora.load("tweets", limit=rows, seed=0)
+    parts = {s: corpus[s].shuffle(seed=0) for s in ("validation", "test")}
+    parts = {s: part.select(range(min(others, len(part)))) for s, part in parts.items()}
+    corpus = DatasetDict(train=corpus["train"], **parts)
+    names = corpus["train"].features["label"].names
+    _, tokenizer = models.load("minilm", names)
+    encode.classification(corpus, tokenizer, MAX_LENGTH).save_to_disk(folder)
+    return names
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="96 tweets, one seed")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=RESULT, help="the JSON; figure beside it")
+    options = parser.parse_args(arguments)
+    rows, others, seeds = (96, 60, 1) if options.quick else (4_000, 1_000, options.seeds)
+    started, runs = time.time(), []
+    with tempfile.TemporaryDirectory() as folder:
+        names = prepare(rows, others, Path(folder))
+        shared = {"_data": folder, "classes": names, "rows": rows, "epochs": OURS["epochs"],
+                  "every": 1 if options.quick else OURS["evaluated_every"]}  # fmt: skip
+        for seed in range(seeds):
+            for name in CONTESTANTS:
+                target = {"target": runs[-1]["validation"]} if name == "ours" else {}
+                runs += turns.take_turns(
+                    "benchmarks.time_to_accuracy", [name], 1, shared | target,
+                    lambda r: f"{r['seconds']:6.1f} s  validation {r['validation']:.3f}  "
+                    f"test {r['test']:.3f}", keep=not options.quick, first_seed=seed,
+                )  # fmt: skip
+    summary: dict[str, Any] = turns.medians(runs, ("seconds", "validation", "test"))
+    times = [
+        a / b for a, b in zip(*(turns.column(runs, n, "seconds") for n in CONTESTANTS),
+        strict=True)
+    ]  # fmt: skip
+    over = {"median": statistics.median(times), "min": min(times), "max": max(times)}
+    all_reached = all(run["reached"] for run in runs)
+    title = f"Time to the recipe's accuracy: {over['median']:.1f} times as short"
+    if not all_reached:
+        title = "The recipe's accuracy was not always reached"
+    panels = [("seconds", 1, "seconds"), ("test", 100, "test accuracy, %")]
+    figure = turns.points(runs, CONTESTANTS, panels, title, options.out.with_suffix(".png"))
+    write_json(options.out, turns.header(
+        started, quick=options.quick, **turns.machine(),
+        settings={"model": "minilm", "data": "tweets", "rows": rows, "watched": others,
+                  "max_length": MAX_LENGTH, "recipe": RECIPE, "ours": OURS, "seeds": seeds},
+        goals={"times_as_short": GOAL}, times_as_short=over, all_reached=all_reached,
+        summary=summary, runs=runs, figure=figure,
+    ))  # fmt: skip
+    print(title)
+
+
+if __name__ == "__main__":
+    main()
