@@ -122,7 +122,9 @@ def of_path(path: Path) -> str:
 
 
 def inputs(
-    values: Mapping[str, Any], explicit: Iterable[str]
+    values: Mapping[str, Any],
+    explicit: Iterable[str],
+    seen: dict[Any, tuple[Path, str] | None] | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Parameters that name existing files or folders: made absolute, and hashed.
 
@@ -133,6 +135,7 @@ def inputs(
     Args:
         values: All parameters.
         explicit: Names of those that the user gave.
+        seen: Remembers paths and their hashes from one call to the next.
 
     Returns:
         The parameters with absolute paths, for the kernel; and the same parameters with
@@ -140,16 +143,23 @@ def inputs(
         (moving a file does not make a new run, changing it does).
     """
     explicit = set(explicit)
+    known = {} if seen is None else seen
     absolute, hashed = dict(values), dict(values)
     for name, value in values.items():
         items = value if isinstance(value, list) else [value]
-        paths = [_path(item, name in explicit) for item in items]
-        if not any(paths):
+        found = []
+        for item in items:
+            key = (item, name in explicit) if isinstance(item, str) else None
+            if key is not None and key not in known:
+                path = _path(item, name in explicit)
+                known[key] = (path, of_path(path)) if path else None
+            found.append(known[key] if key is not None else None)
+        if not any(found):
             continue
-        full = [str(path) if path else item for path, item in zip(paths, items, strict=True)]
+        full = [str(at[0]) if at else item for at, item in zip(found, items, strict=True)]
         content = [
-            {"name": path.name, "sha256": of_path(path)} if path else item
-            for path, item in zip(paths, items, strict=True)
+            {"name": at[0].name, "sha256": at[1]} if at else item
+            for at, item in zip(found, items, strict=True)
         ]
         absolute[name] = full if isinstance(value, list) else full[0]
         hashed[name] = content if isinstance(value, list) else content[0]
