@@ -1,25 +1,34 @@
 """Checkpoints that hold all that a bit-exact resume needs, and are whole or absent.
 
 A checkpoint is a folder ``step-00000123`` with tensors in safetensors and the rest in JSON:
-no pickle, so loading one runs no code. ``manifest.json`` has the hash of every file.
+no pickle, so loading one runs no code. ``manifest.json`` has the step, the run's own id and the
+hash of every file, so that nothing damaged, renamed or put together from two checkpoints is
+taken for whole.
 """
 
 from __future__ import annotations
 
-import random
 import re
 import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from sftkit import generators, states
 from sftkit.errors import CheckpointError
 from sftkit.files import folder_in_one_piece, read_json, sha256, write_json
 
-NAME = re.compile(r"step-(\d{8})")
+NAME = re.compile(r"step-(\d{8,})")
+ASIDE = "before"  # what an earlier run left, while a new one begins in the same folder
+FORMAT = 2
+NEEDED = ("model.safetensors", "optimizer.safetensors", "state.json")
+
+Tensors = Mapping[str, torch.Tensor]
 
 
 def save(
@@ -30,178 +39,215 @@ def save(
     state: dict[str, Any],
     *,
     keep: int = 2,
+    more: Mapping[str, Tensors] | None = None,
 ) -> Path:
     """Save a checkpoint and remove old ones.
 
     Args:
         folder: Where the checkpoints of one run live.
         step: Optimizer steps done.
-        state: What else to save, as JSON: position, schedule, history, configuration.
+        state: What else to save, as JSON: position, schedule, history, configuration. Its
+            ``"run"`` is the run's id.
         keep: How many checkpoints to keep, newest first. The one that ``state["best"]``
             names is kept besides.
+        more: Further tensors, by the name of their file. The generators of this process
+            unless they are given.
 
     Raises:
         CheckpointError: When the disk is full or the folder cannot be written. Older
             checkpoints are still there.
     """
     final = Path(folder) / f"step-{step:08d}"
+    files = {"generators": generators.capture()} | dict(more or {})
     try:
         with folder_in_one_piece(final) as part:
-            save_file(_model_tensors(model), part / "model.safetensors")
-            tensors, layout = _optimizer_state(optimizer)
-            save_file(tensors, part / "optimizer.safetensors")
-            save_file(_generator_tensors(), part / "generators.safetensors")
-            version, internal, gauss = random.getstate()
-            generators = {"python": [version, list(internal), gauss]}
-            write_json(
-                part / "state.json",
-                {"step": step, "optimizer": layout, "generators": generators, "run": state},
-            )
-            hashes = {entry.name: sha256(entry) for entry in sorted(part.iterdir())}
-            write_json(part / "manifest.json", hashes)
-    except OSError as problem:
+            _write(part, step, model, optimizer, state, files)
+    except (OSError, SafetensorError) as problem:
+        said = getattr(problem, "strerror", None) or problem
         raise CheckpointError(
-            f"checkpoint {final} could not be saved: {problem.strerror or problem}.",
+            f"checkpoint {final} could not be saved: {said}.",
             "Make room or give another folder, then go on with resume=True.",
         ) from problem
     best = (state.get("best") or {}).get("step")
     for old in existing(folder)[:-keep]:
-        if int(old.name[5:]) != best:
+        if _step(old) != best:
             shutil.rmtree(old, ignore_errors=True)
     return final
+
+
+def _write(
+    part: Path,
+    step: int,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any],
+    files: Mapping[str, Tensors],
+) -> None:
+    save_file(states.model_tensors(model), part / "model.safetensors")
+    tensors, layout = states.optimizer_state(optimizer)
+    save_file(tensors, part / "optimizer.safetensors")
+    for name, content in ((name, found) for name, found in files.items() if found):
+        plain = {key: value.detach().cpu().contiguous() for key, value in content.items()}
+        save_file(plain, part / f"{name}.safetensors")
+    write_json(part / "state.json", {"step": step, "optimizer": layout, "run": state})
+    hashes = {entry.name: sha256(entry) for entry in sorted(part.iterdir())}
+    facts = {"format": FORMAT, "step": step, "run": state.get("run"), "files": hashes}
+    write_json(part / "manifest.json", facts)
 
 
 def existing(folder: Path) -> list[Path]:
     """The checkpoints in a folder, oldest first."""
     if not Path(folder).is_dir():
         return []
-    return sorted(entry for entry in Path(folder).iterdir() if NAME.fullmatch(entry.name))
+    found = [entry for entry in Path(folder).iterdir() if NAME.fullmatch(entry.name)]
+    return sorted(found, key=_step)
 
 
-def check(checkpoint: Path) -> None:
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name[5:])
+
+
+def tidy(folder: Path) -> None:
+    """Remove what a process that was killed while it saved has left unfinished."""
+    for entry in Path(folder).glob(".step-*"):
+        shutil.rmtree(entry, ignore_errors=True)
+
+
+def put_aside(folder: Path) -> Path | None:
+    """Move an earlier run's checkpoints into ``before``, where a new run begins.
+
+    Returns:
+        Where they are now; None when there were none.
+    """
+    if not (found := existing(folder)):
+        return None
+    aside = Path(folder) / ASIDE
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    for checkpoint in found:
+        checkpoint.rename(aside / checkpoint.name)
+    return aside
+
+
+def check(checkpoint: Path) -> dict[str, Any]:
     """Compare every file with the manifest.
 
+    Returns:
+        The manifest: step, run, and the hash of each file.
+
     Raises:
-        CheckpointError: Naming the first file that is missing or damaged.
+        CheckpointError: Naming the first file that is missing or damaged, and what to do.
     """
-    manifest = checkpoint / "manifest.json"
-    if not manifest.is_file():
-        raise CheckpointError(f"{checkpoint} has no manifest.json.", _remedy(checkpoint))
-    for name, expected in read_json(manifest).items():
+    checkpoint = Path(checkpoint)
+    with _reading(checkpoint / "manifest.json", checkpoint):
+        manifest = read_json(checkpoint / "manifest.json")
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+            raise CheckpointError(
+                f"{checkpoint} is not a checkpoint of this version of sftkit.",
+                "Go on with the version that saved it, or start without resume.",
+            )
+        files, step = dict(manifest["files"]), int(manifest["step"])
+    for name in (*NEEDED, *files):
         path = checkpoint / name
-        if not path.is_file():
-            raise CheckpointError(f"{path} is missing.", _remedy(checkpoint))
-        if sha256(path) != expected:
-            raise CheckpointError(f"{path} is damaged.", _remedy(checkpoint))
+        with _reading(path, checkpoint):
+            if name not in files or sha256(path) != files[name]:
+                raise CheckpointError(f"{path} is damaged.", _remedy(checkpoint))
+    if NAME.fullmatch(checkpoint.name) and _step(checkpoint) != step:
+        raise CheckpointError(
+            f"{checkpoint} holds the checkpoint of step {step}.",
+            "Give the folder its own name back, or start without resume.",
+        )
+    return manifest
+
+
+@contextmanager
+def _reading(path: Path, checkpoint: Path) -> Iterator[None]:
+    """What can go wrong with a file, as an error that names it."""
+    try:
+        yield
+    except FileNotFoundError as problem:
+        raise CheckpointError(f"{path} is missing.", _remedy(checkpoint)) from problem
+    except OSError as problem:
+        raise CheckpointError(
+            f"{path} cannot be read: {problem.strerror or problem}.",
+            "Make it readable for this user, or start without resume.",
+        ) from problem
+    except (ValueError, KeyError, TypeError, SafetensorError) as problem:
+        raise CheckpointError(f"{path} is damaged.", _remedy(checkpoint)) from problem
 
 
 def _remedy(checkpoint: Path) -> str:
-    return f"Delete {checkpoint} to go on from the one before it, or start without resume."
+    """How to go on, if there is a checkpoint to go on from."""
+    here = existing(checkpoint.parent)
+    earlier = [other for other in here if other.name < checkpoint.name]
+    if not earlier:
+        return "There is none before it: start without resume."
+    return (
+        f"Delete {checkpoint} and give resume=True again, to go on from the one before it, "
+        f"{earlier[-1].name}; or start without resume."
+    )
 
 
 def restore(
-    checkpoint: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer
+    checkpoint: Path,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    accept: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
-    """Bring model, optimizer and random generators back to where they were.
+    """Bring model and optimizer back to where they were.
+
+    The generators come back with `generators.restore` of `tensors`, when all else is done.
+
+    Args:
+        accept: Sees the saved ``state`` before anything is changed; raises to refuse it.
 
     Returns:
         The ``state`` that was given to `save`.
 
     Raises:
-        CheckpointError: When the checkpoint is damaged or is of another model.
+        CheckpointError: When the checkpoint is damaged or is of another model. The model is
+            then as it was.
     """
     check(checkpoint)
-    _load_model(checkpoint, model)
-    content = read_json(checkpoint / "state.json")
-    _load_optimizer(checkpoint, content["optimizer"], optimizer)
-    generators = load_file(checkpoint / "generators.safetensors")
-    torch.set_rng_state(generators["torch"])
-    if "cuda" in generators and torch.cuda.is_available():
-        torch.cuda.set_rng_state(generators["cuda"])
-    version, internal, gauss = content["generators"]["python"]
-    random.setstate((version, tuple(internal), gauss))
-    numpy_state = generators["numpy"].numpy().astype(np.uint32)
-    np.random.set_state(("MT19937", numpy_state[:624], int(numpy_state[624]), 0, 0.0))
-    return content["run"]
+    saved = _tensors(checkpoint, "model")
+    states.check_fit(checkpoint, saved, model)
+    with _reading(checkpoint / "state.json", checkpoint):
+        content = read_json(checkpoint / "state.json")
+        layout, state = content["optimizer"], content["run"]
+    if accept is not None:
+        accept(state)
+    states.load_optimizer(checkpoint, _tensors(checkpoint, "optimizer"), layout, optimizer)
+    states.put(saved, model)
+    return state
 
 
-def load_model(checkpoint: Path, model: torch.nn.Module) -> None:
-    """Only the model's parameters and buffers, for example of the best checkpoint."""
-    check(checkpoint)
-    _load_model(checkpoint, model)
+def tensors(checkpoint: Path, name: str) -> dict[str, torch.Tensor]:
+    """The tensors that `save` was given under a name; none if it was not given any."""
+    return _tensors(checkpoint, name) if (checkpoint / f"{name}.safetensors").is_file() else {}
 
 
-def _model_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters and buffers by name; those that are tied are saved once."""
-    seen: dict[int, str] = {}
-    tensors: dict[str, torch.Tensor] = {}
-    for name, tensor in model.state_dict().items():
-        if seen.setdefault(tensor.data_ptr(), name) == name or tensor.numel() == 0:
-            tensors[name] = tensor.detach().contiguous()
-    return tensors
+def _tensors(checkpoint: Path, name: str) -> dict[str, torch.Tensor]:
+    path = checkpoint / f"{name}.safetensors"
+    with _reading(path, checkpoint):
+        return load_file(path)
 
 
-def _load_model(checkpoint: Path, model: torch.nn.Module) -> None:
-    saved = load_file(checkpoint / "model.safetensors")
-    own = model.state_dict()
-    wanted = _model_tensors(model)
-    for name in sorted(wanted.keys() | saved.keys()):
-        if name not in saved or name not in own or saved[name].shape != own[name].shape:
-            have = tuple(saved[name].shape) if name in saved else "absent"
-            want = tuple(own[name].shape) if name in own else "absent"
-            raise CheckpointError(
-                f"{checkpoint} is of another model: {name} is {have} there and {want} here.",
-                "Use the model that the run began with, or start without resume.",
-            )
-    with torch.no_grad():
-        for name, tensor in saved.items():
-            own[name].copy_(tensor)
+def load_model(checkpoint: Path, model: torch.nn.Module) -> dict[str, Any]:
+    """Only the model's parameters and buffers, for example of the best checkpoint.
+
+    Returns:
+        The manifest, as `check`.
+    """
+    manifest = check(checkpoint)
+    saved = _tensors(checkpoint, "model")
+    states.check_fit(checkpoint, saved, model)
+    states.put(saved, model)
+    return manifest
 
 
-def _optimizer_state(
-    optimizer: torch.optim.Optimizer,
-) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The optimizer's state as tensors by name, and the rest as JSON."""
-    whole = optimizer.state_dict()
-    tensors = {
-        f"{index}.{key}": value.detach().contiguous()
-        for index, entry in whole["state"].items()
-        for key, value in entry.items()
-        if isinstance(value, torch.Tensor)
-    }
-    numbers = {
-        str(index): {k: v for k, v in entry.items() if not isinstance(v, torch.Tensor)}
-        for index, entry in whole["state"].items()
-    }
-    return tensors, {"numbers": numbers, "groups": whole["param_groups"]}
-
-
-def _load_optimizer(
-    checkpoint: Path, layout: dict[str, Any], optimizer: torch.optim.Optimizer
-) -> None:
-    state: dict[int, dict[str, Any]] = {
-        int(index): dict(entry) for index, entry in layout["numbers"].items()
-    }
-    for name, tensor in load_file(checkpoint / "optimizer.safetensors").items():
-        number, key = name.split(".", 1)
-        state[int(number)][key] = tensor
-    groups: list[dict[str, Any]] = [dict(group) for group in layout["groups"]]
-    for group in groups:
-        if "betas" in group:
-            group["betas"] = tuple(group["betas"])  # JSON made it a list
+def run_of(checkpoint: Path) -> str | None:
+    """The id of the run that saved a checkpoint; None when that cannot be read."""
     try:
-        optimizer.load_state_dict({"state": state, "param_groups": groups})
-    except ValueError as problem:
-        raise CheckpointError(
-            f"{checkpoint} has another optimizer or other trained parameters: {problem}.",
-            "Use the settings that the run began with, or start without resume.",
-        ) from problem
-
-
-def _generator_tensors() -> dict[str, torch.Tensor]:
-    numpy_state: Any = np.random.get_state(legacy=True)
-    packed = np.concatenate([numpy_state[1], [numpy_state[2]]]).astype(np.int64)
-    tensors = {"torch": torch.get_rng_state(), "numpy": torch.from_numpy(packed)}
-    if torch.cuda.is_available():
-        tensors["cuda"] = torch.cuda.get_rng_state()
-    return tensors
+        return read_json(checkpoint / "manifest.json")["run"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

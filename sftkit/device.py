@@ -135,13 +135,14 @@ def facts() -> dict[str, Any]:
     device = best_device()
     return {
         "device": device,
-        "device_name": torch.cuda.get_device_name() if device == "cuda" else _processor(),
+        "device_name": torch.cuda.get_device_name() if device == "cuda" else processor(),
         "threads": torch.get_num_threads(),
         "platform": f"{platform.system()} {platform.machine()}",
     }
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The name of this machine's processor."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as stream:
             for line in stream:

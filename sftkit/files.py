@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +113,51 @@ def locked(path: Path) -> Iterator[None]:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(str(path)):
         yield
+
+
+class Held(Exception):
+    """Another process holds the folder; the text says which, as far as is known."""
+
+
+@contextmanager
+def held(folder: Path, name: str = ".held") -> Iterator[None]:
+    """Hold a folder, or one thing in it, for this process alone; others are refused at once.
+
+    The lock is the operating system's. It ends with the process, also when that is killed, so
+    what it leaves behind blocks nobody.
+
+    Args:
+        folder: Where the lock is; it is made if it is not there.
+        name: Of the thing, without the endings of the two files that stand for it.
+
+    Raises:
+        Held: Another process holds the folder.
+        OSError: The folder cannot be made or written.
+    """
+    import filelock
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    owner = folder / f"{name}.json"
+    lock = filelock.FileLock(str(folder / f"{name}.lock"), timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise Held(_owner(owner)) from None
+    try:
+        now = time.strftime("%Y-%m-%d %H:%M:%S")
+        with suppress(OSError):  # it only makes the message better
+            write_json(owner, {"process": os.getpid(), "host": platform.node(), "since": now})
+        yield
+    finally:
+        with suppress(OSError):
+            owner.unlink()
+        lock.release()
+
+
+def _owner(path: Path) -> str:
+    try:
+        facts = read_json(path)
+        return f"process {facts['process']} on {facts['host']}, since {facts['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"  # it has only just begun

@@ -6,6 +6,7 @@ divide once, clip, step. The loop knows a model, batches and a loss; it does not
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -13,18 +14,23 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from sftkit import checkpoints, device
+from sftkit import device, generators
 from sftkit.batches import Batches
-from sftkit.errors import CheckpointError, FitError, ParameterError
+from sftkit.errors import FitError, ParameterError
+from sftkit.fingerprint import fingerprint, refuse_other
 from sftkit.fit_settings import Callback, Evaluation, FitConfig, FitState
+from sftkit.generators import seed_everything
+from sftkit.guard import metrics_of, rows_of, run_loss, tokens_of
 from sftkit.losses import Loss
 from sftkit.models.dropout import CheapDropout
 from sftkit.models.frozen import train_mode
 from sftkit.optim import Schedule, clip_and_divide, make_optimizer, parameter_groups
+from sftkit.resume import Keeper, weights
 from sftkit.teach.progress import progress
+
+__all__ = ["fit", "seed_everything"]
 
 
 def fit(
@@ -48,7 +54,8 @@ def fit(
         evaluate: Gives validation metrics, among them ``metric``. Called in evaluation mode.
         folder: Where checkpoints go. None saves nothing.
         resume: Go on from the newest checkpoint in ``folder``, if there is one.
-        callbacks: Told of each step and evaluation.
+        callbacks: Told of each step and evaluation. One with ``state_dict`` and
+            ``load_state_dict`` is in the checkpoints too (see `fit_settings`).
         options: The fields of `FitConfig`.
 
     Returns:
@@ -58,8 +65,8 @@ def fit(
     Raises:
         ParameterError: Unknown or impossible options, before anything starts.
         FitError: No data, nothing supervised in a batch, or a loss that is not finite; the
-            message names the step and the rows.
-        CheckpointError: The checkpoint is damaged or belongs to another run.
+            message names the step and the rows. Or another process trains in ``folder``.
+        CheckpointError: A checkpoint cannot be saved, is damaged, or belongs to another run.
     """
     config = FitConfig.of(options)
     if len(batches) == 0:
@@ -67,9 +74,10 @@ def fit(
     if resume and folder is None:
         raise ParameterError("resume=True without folder.", "Name the folder of the run.")
     run = _Run(model, batches, loss, config, evaluate, folder, callbacks)
-    if resume:
-        run.restore()
-    run.train(label)
+    with run.keeper.held(resume) if run.keeper else nullcontext():
+        if resume:
+            run.restore()
+        run.train(label)
     return run.state
 
 
@@ -95,7 +103,6 @@ class _Run:
         self.wrapped = self.accelerator.prepare_model(self.model)
         self.batches, self.loss, self.config = batches, loss, config
         self.evaluate, self.callbacks = evaluate, callbacks
-        self.folder = Path(folder) if folder is not None else None
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         groups = parameter_groups(model, config.weight_decay, config.head_lr_factor)
         self.optimizer = make_optimizer(config.optimizer, groups, config.lr)
@@ -109,65 +116,50 @@ class _Run:
         if precision == "auto":
             precision, _ = device.probe_precision(self.accelerator.device.type)
         self.precision = precision
-        torch.manual_seed(config.seed)
+        self.keeper: Keeper | None = None
+        if folder is not None:
+            keep = (Path(folder), model, self.optimizer, callbacks, config.keep)
+            self.keeper = Keeper(*keep, self.accelerator)
+        torch.manual_seed(generators.of_process(config.seed, self.accelerator.process_index))
 
-    # -- resume -----------------------------------------------------------------------------
+    # -- what outlives the process ------------------------------------------------------------
 
-    def fingerprint(self) -> dict[str, Any]:
+    @functools.cached_property
+    def data(self) -> dict[str, Any]:
+        """What a checkpoint must share with this run, settings apart."""
+        return fingerprint(self.model, self.batches, self.loss)
+
+    def identity(self) -> dict[str, Any]:
         """What a checkpoint must share with the run that goes on from it."""
         settings = {k: v for k, v in asdict(self.config).items() if k not in ("keep", "seed")}
         settings |= {"fit_seed": self.config.seed, "precision": self.precision}
-        return settings | {"total_steps": self.total} | self.batches.settings()
+        return settings | {"total_steps": self.total} | self.data
 
     def restore(self) -> None:
         """Go on from the newest checkpoint; start at the beginning if there is none."""
-        assert self.folder is not None
-        found = checkpoints.existing(self.folder)
-        if not found:
+        assert self.keeper is not None
+        newest = self.keeper.newest()
+        if newest is None:
             return
-        saved = checkpoints.restore(found[-1], self.model, self.optimizer)
-        ours = self.fingerprint()
-        if different := sorted(k for k in ours if saved["fingerprint"].get(k) != ours[k]):
-            facts = ", ".join(
-                f"{k} was {saved['fingerprint'].get(k)} and is {ours[k]}" for k in different
-            )
-            raise CheckpointError(
-                f"{found[-1]} belongs to another run: {facts}.",
-                "Use the settings that the run began with, or start without resume.",
-            )
+
+        def accept(saved: dict[str, Any]) -> None:
+            if self.config.precision == "auto":  # measured then; another load, another choice
+                self.precision = saved["fingerprint"]["precision"]
+            refuse_other(newest, saved["fingerprint"], self.identity())
+
+        saved = self.keeper.restore(newest, accept)
         self.schedule.restore(saved["schedule"])
         self.state = FitState(**saved["state"])
         if self.config.keep_best and self.state.best:
-            self.best_weights = self._weights_at(int(self.state.best["step"]))
-
-    def _weights_at(self, step: int) -> dict[str, torch.Tensor]:
-        assert self.folder is not None
-        now = self._weights()
-        checkpoints.load_model(self.folder / f"step-{step:08d}", self.model)
-        best = self._weights()
-        self._put(now)
-        return best
+            self.best_weights = self.keeper.weights_at(int(self.state.best["step"]))
 
     def save(self) -> None:
-        """Save a checkpoint, once per step, from the first process."""
-        if self.folder is None or not self.accelerator.is_main_process:
+        """Save a checkpoint, once per step."""
+        if self.keeper is None:
             return
-        state = {
-            "fingerprint": self.fingerprint(),
-            "schedule": self.schedule.state(),
-            "state": asdict(self.state),
-            "best": self.state.best if self.config.keep_best else None,
-        }
-        keep = self.config.keep
-        checkpoints.save(
-            self.folder, self.state.step, self.model, self.optimizer, state, keep=keep
-        )
-
-    def _weights(self) -> dict[str, torch.Tensor]:
-        return {k: v.detach().clone() for k, v in self.model.state_dict().items()}
-
-    def _put(self, weights: dict[str, torch.Tensor]) -> None:
-        self.model.load_state_dict(weights)
+        best = self.state.best if self.config.keep_best else None
+        facts = {"fingerprint": self.identity(), "schedule": self.schedule.state()}
+        self.keeper.save(self.state.step, facts | {"state": asdict(self.state), "best": best})
 
     # -- training ---------------------------------------------------------------------------
 
@@ -188,8 +180,10 @@ class _Run:
                     if self.state.step >= self.total or self.state.stopped:
                         break
         if self.config.keep_best and self.best_weights is not None:
-            self._put(self.best_weights)
+            self.model.load_state_dict(self.best_weights)
         self.model.eval()
+        if self.keeper is not None:
+            self.keeper.done()
 
     def one_step(self, micro_batches: list[dict[str, torch.Tensor]], epoch: int) -> dict:
         """One optimizer step. Returns its row of the history."""
@@ -204,7 +198,7 @@ class _Run:
         if not torch.isfinite(norm):
             raise FitError(
                 f"step {self.state.step}: the gradient is not finite (loss "
-                f"{loss_sum / n:.4g}), rows {_rows(micro_batches)}.",
+                f"{loss_sum / n:.4g}), rows {rows_of(micro_batches)}.",
                 "Lower lr, or look at these rows.",
             )
         self.optimizer.step()
@@ -218,7 +212,7 @@ class _Run:
             "lr": lr,
             "gradient_norm": float(norm),
             "examples": sum(len(b.get("row", next(iter(b.values())))) for b in micro_batches),
-            "tokens": sum(_tokens(batch) for batch in micro_batches),
+            "tokens": sum(tokens_of(batch) for batch in micro_batches),
             "seconds": time.perf_counter() - start,
         }
 
@@ -230,7 +224,7 @@ class _Run:
         """
         processes, index = self.accelerator.num_processes, self.accelerator.process_index
         rounds = -(-len(micro_batches) // processes)
-        totals = torch.zeros(2, dtype=torch.float64)
+        totals, where = torch.zeros(2, dtype=torch.float64), f"step {self.state.step}"
         for i in range(rounds):
             position = i * processes + index
             real = position < len(micro_batches)
@@ -240,8 +234,7 @@ class _Run:
             wait = nullcontext() if last else self.accelerator.no_sync(self.wrapped)
             with wait:
                 with self._autocast(), CheapDropout():
-                    loss_sum, n = self.loss(self.wrapped, batch)
-                self.refuse_bad(loss_sum, batch)
+                    loss_sum, n = run_loss(self.loss, self.wrapped, batch, where)
                 (loss_sum if real else loss_sum * 0.0).backward()
             if real:
                 totals += torch.stack([loss_sum.detach().double(), n.double()]).cpu()
@@ -249,7 +242,7 @@ class _Run:
             totals = self.accelerator.reduce(totals.to(self.accelerator.device))
         if totals[1] == 0:
             raise FitError(
-                f"step {self.state.step}: no label is supervised, rows {_rows(micro_batches)}.",
+                f"{where}: no label is supervised, rows {rows_of(micro_batches)}.",
                 "Every label is -100: look at how these rows were encoded and cut.",
             )
         return float(totals[0]), float(totals[1])
@@ -258,15 +251,6 @@ class _Run:
         if self.precision == "fp32":
             return nullcontext()
         return torch.autocast(self.accelerator.device.type, dtype=torch.bfloat16)
-
-    def refuse_bad(self, loss_sum: torch.Tensor, batch: dict[str, torch.Tensor]) -> None:
-        """Stop at the first loss that is not finite, before it reaches the weights."""
-        if not torch.isfinite(loss_sum):
-            raise FitError(
-                f"step {self.state.step}: the loss is {loss_sum.item()}, "
-                f"rows {_rows([batch])}.",
-                "Lower lr, or look at these rows.",
-            )
 
     def after_step(self, per_epoch: int) -> None:
         """Evaluate, stop early and save, where the configuration asks for it."""
@@ -290,15 +274,10 @@ class _Run:
         """Evaluate in evaluation mode, leave training mode as it was. True if a new best."""
         assert self.evaluate is not None
         self.model.eval()
-        metrics = self.evaluate(self.model)
+        found = self.evaluate(self.model)
         train_mode(self.model)
+        metrics = metrics_of(found, self.config.metric, self.state.step)
         name = self.config.metric.removeprefix("-")
-        if name not in metrics:
-            raise ParameterError(
-                f"metric={self.config.metric!r} is not among what evaluate gives: "
-                f"{', '.join(metrics)}.",
-                "Name one of these.",
-            )
         sign = -1.0 if self.config.metric.startswith("-") else 1.0
         row = {"step": self.state.step, **metrics}
         self.state.evaluations.append(row)
@@ -308,7 +287,7 @@ class _Run:
         if improved:
             self.state.best, self.state.since_best = row, 0
             if self.config.keep_best:
-                self.best_weights = self._weights()
+                self.best_weights = weights(self.model)
         else:
             self.state.since_best += 1
             if self.config.patience and self.state.since_best >= self.config.patience:
@@ -316,23 +295,3 @@ class _Run:
         for callback in self.callbacks:
             callback.on_evaluate(self.model, self.state)
         return improved
-
-
-def _rows(batches: list[dict[str, torch.Tensor]], most: int = 8) -> str:
-    rows = [int(r) for batch in batches for r in batch.get("row", torch.empty(0)).tolist()]
-    more = f" and {len(rows) - most} more" if len(rows) > most else ""
-    return ", ".join(map(str, rows[:most])) + more if rows else "unknown"
-
-
-def _tokens(batch: dict[str, torch.Tensor]) -> int:
-    mask = batch.get("attention_mask")
-    return int(mask.sum()) if mask is not None else len(next(iter(batch.values())))
-
-
-def seed_everything(seed: int) -> None:
-    """Seed the generators of Python, numpy and torch."""
-    import random
-
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)

@@ -87,7 +87,24 @@ class FitState:
 
 
 class Callback(Protocol):
-    """Told of each step and evaluation; sets ``state.stopped`` to end training."""
+    """Told of each step and evaluation; sets ``state.stopped`` to end training.
+
+    With several processes, each has its own callbacks, and all of them must agree on
+    ``stopped``. One that remembers something (see `StatefulCallback`) is saved and brought
+    back with each checkpoint, so that a run that goes on is the unbroken one.
+    """
 
     def on_step(self, model: torch.nn.Module, state: FitState) -> None: ...
     def on_evaluate(self, model: torch.nn.Module, state: FitState) -> None: ...
+
+
+class StatefulCallback(Callback, Protocol):
+    """A callback that remembers something from step to step.
+
+    The state is a dictionary of numbers, texts, tensors, and lists and dictionaries (with
+    texts as keys) of these; tuples come back as lists. It is asked for after the step's or
+    evaluation's own calls. With several processes the first one's is saved, and all get it.
+    """
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...

@@ -283,7 +283,9 @@ def test_a_killed_runner_leaves_no_kernel_and_no_result(place: Path, tmp_path: P
         pid_file = folder / "checkpoints" / "pid"
         _wait_for(lambda: pid_file.is_file() and pid_file.read_text() != "")
         kernel = int(pid_file.read_text())
-        with pytest.raises(RunError, match="Another process is doing this run"):
+        with pytest.raises(
+            RunError, match=r"is being done at this moment, in .*, by process \d+"
+        ):
             run("5", {"mode": "wait"}, store=tmp_path, folder=place, tell=Said())
     finally:
         os.kill(runner.pid, getattr(signal, "SIGKILL", signal.SIGTERM))

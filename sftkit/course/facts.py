@@ -7,8 +7,11 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
+
+from sftkit import exact
 
 PACKAGES = (
     "torch",
@@ -51,7 +54,27 @@ def gather() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "machine": f"{platform.system()} {platform.machine()}",
         "gflops": matrix_rate(),
+        "conditions": exact.conditions(),
     }
+
+
+def compare_results(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> exact.Case:
+    """How closely two runs must agree, and why; see `exact` for the contract.
+
+    Args:
+        ours, theirs: The contents of two ``result.json``.
+
+    Returns:
+        ``identical bits`` or a tolerance where the runs differ in their conditions only.
+        ``another run``, without a tolerance, where notebook, parameters, assets or package
+        differ: then nothing is promised.
+    """
+    parts = [result.get("hashes") or {} for result in (ours, theirs)]
+    names = sorted(parts[0].keys() | parts[1].keys())
+    other = [name for name in names if parts[0].get(name) != parts[1].get(name)]
+    if other:
+        return exact.Case(exact.OTHER, None, tuple(f"another {name}" for name in other))
+    return exact.compare(ours.get("conditions") or {}, theirs.get("conditions") or {})
 
 
 def matrix_rate() -> dict[str, Any] | None:

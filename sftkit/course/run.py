@@ -12,15 +12,16 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sftkit.course import hashes, notebooks
-from sftkit.course.parameters import fill, parse
+from sftkit.course.planned import SET_BY_RUNNER, PlannedRun, prepare
 from sftkit.course.records import METRICS_FILE
 from sftkit.errors import ParameterError, RunError
-from sftkit.files import read_json, write_json
+from sftkit.files import Held, held, read_json, write_json
+from sftkit.teach.progress import CURVES_FILE
 
 RESULT, FAILURE, NOTEBOOK, PAGE = (
     "result.json",
@@ -29,7 +30,8 @@ RESULT, FAILURE, NOTEBOOK, PAGE = (
     "notebook.html",
 )
 PROGRESS = ".progress.json"
-SET_BY_RUNNER = ("out", "resume")  # say where and how, not what: no part of the hash
+
+__all__ = ["SET_BY_RUNNER", "RunResult", "finished", "plan", "run", "run_planned"]
 
 
 @dataclass(frozen=True)
@@ -55,20 +57,8 @@ class RunResult:
         return self.folder / PAGE
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A run before it starts: checked parameters, and the hash that names its folder."""
-
-    source: notebooks.Source
-    notebook: Any
-    parameters: dict[str, Any]  # as the kernel gets them, but for SET_BY_RUNNER
-    accepts: frozenset[str]  # those of SET_BY_RUNNER that the notebook has
-    hash: str
-    parts: dict[str, Any]  # what went into the hash
-
-    def folder(self, store: Path) -> Path:
-        """``<store>/<notebook>/<first 12 digits of the hash>``."""
-        return Path(store).resolve() / self.source.name / self.hash[:12]
+class Busy(RunError):
+    """Another process does the same run at this moment."""
 
 
 def tell_stderr(line: str) -> None:
@@ -78,37 +68,13 @@ def tell_stderr(line: str) -> None:
 
 def plan(
     notebook: str | Path, parameters: Mapping[str, Any], folder: Path | None = None
-) -> Plan:
+) -> PlannedRun:
     """Check the parameters and hash what goes in; nothing is executed.
 
     Raises:
         ParameterError: The notebook or a parameter is unknown, or a value does not fit.
     """
-    source = notebooks.find(notebook, folder)
-    content = notebooks.read(source)
-    cell = notebooks.parameters_cell(content)
-    known = parse(cell.source, source.name) if cell is not None else []
-    for name in SET_BY_RUNNER:
-        if name in parameters:
-            raise ParameterError(
-                f"Parameter '{name}' is set by the runner.",
-                "Use --store DIR for the folder of all runs, and --resume to go on.",
-            )
-    accepts = frozenset(p.name for p in known if p.name in SET_BY_RUNNER)
-    settable = [p for p in known if p.name not in SET_BY_RUNNER]
-    values = fill(settable, parameters, source.name)
-    absolute, hashed = hashes.inputs(values, parameters)
-    header = notebooks.header(content, source.name)
-    texts = [t for v in values.values() for t in (v if isinstance(v, list) else [v])]
-    words = {text for text in texts if isinstance(text, str)}
-    used = set(header.assets) | (words & hashes.known_assets() if words else set())
-    parts = {
-        "notebook": hashes.source_hash(content),
-        "parameters": hashed,
-        "assets": hashes.assets_hash(used),
-        "package": hashes.package_hash(hashes.code_of(content)),
-    }
-    return Plan(source, content, absolute, accepts, hashes.of_json(parts), parts)
+    return prepare(notebook, folder).run(parameters)
 
 
 def run(
@@ -136,8 +102,6 @@ def run(
         ParameterError: Before anything starts.
         RunError: A cell failed, the kernel died, or another process does the same run.
     """
-    import filelock
-
     if force and resume:
         raise ParameterError(
             "A run cannot be both repeated from the start and resumed.",
@@ -149,22 +113,38 @@ def run(
             f"{planned.source.name} cannot be resumed: it has no parameter 'resume'.",
             "Run it from the start; without --force a finished run is not repeated.",
         )
+    return run_planned(planned, store, force=force, resume=resume, tell=tell)
+
+
+def run_planned(
+    planned: PlannedRun,
+    store: Path | str,
+    *,
+    force: bool = False,
+    resume: bool = False,
+    tell: Callable[[str], None] = tell_stderr,
+) -> RunResult:
+    """As `run`, for a run that has been planned.
+
+    Raises:
+        Busy: Another process does the same run.
+        RunError: A cell failed, or the kernel died.
+    """
     target = planned.folder(Path(store))
-    target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with filelock.FileLock(str(target.parent / f".{target.name}.lock"), timeout=0):
+        with held(target.parent, f".{target.name}"):
             if not force and (done := finished(planned, target)):
                 tell(f"{planned.source.name}: this run is done already; --force repeats it")
                 return RunResult(target, done, fresh=False)
             return _run(planned, target, resume, tell)
-    except filelock.Timeout:
-        raise RunError(
-            f"Another process is doing this run at this moment, in {target}.",
+    except Held as owner:
+        raise Busy(
+            f"This run is being done at this moment, in {target}, by {owner}.",
             "Wait until it is done; then this command shows its result.",
         ) from None
 
 
-def finished(planned: Plan, target: Path) -> dict[str, Any] | None:
+def finished(planned: PlannedRun, target: Path) -> dict[str, Any] | None:
     """The result in a run's folder if it is whole and belongs to the plan."""
     try:
         data = read_json(target / RESULT)
@@ -174,7 +154,9 @@ def finished(planned: Plan, target: Path) -> dict[str, Any] | None:
     return data if data.get("hash") == planned.hash and whole else None
 
 
-def _run(planned: Plan, target: Path, resume: bool, tell: Callable[[str], None]) -> RunResult:
+def _run(
+    planned: PlannedRun, target: Path, resume: bool, tell: Callable[[str], None]
+) -> RunResult:
     aside = target.with_name(f"{target.name}.before")
     if resume:
         _forget_outcome(target)
@@ -188,7 +170,14 @@ def _run(planned: Plan, target: Path, resume: bool, tell: Callable[[str], None])
     try:
         executed, facts = _execute(planned, target, resume)
     except RunError as error:
-        failure = {"notebook": planned.source.name, "hash": planned.hash, "error": str(error)}
+        failure = {
+            "notebook": planned.source.name,
+            "hash": planned.hash,
+            "parameters": planned.parts["parameters"],
+            "error": str(error),
+            "cell": getattr(error, "cell", None),
+            "seconds": round(time.time() - started, 3),
+        }
         write_json(target / FAILURE, failure)
         raise
     finally:
@@ -207,7 +196,8 @@ def _forget_outcome(target: Path) -> None:
 
 def _has_checkpoints(target: Path) -> bool:
     folder = target / "checkpoints"
-    return folder.is_dir() and any(folder.iterdir())
+    # Hidden files are locks and what a killed process has not finished.
+    return folder.is_dir() and any(not entry.name.startswith(".") for entry in folder.iterdir())
 
 
 def _put_aside(target: Path, aside: Path, tell: Callable[[str], None]) -> None:
@@ -222,7 +212,7 @@ def _put_aside(target: Path, aside: Path, tell: Callable[[str], None]) -> None:
     os.rename(target, aside)
 
 
-def _execute(planned: Plan, target: Path, resume: bool) -> tuple[Any, dict[str, Any]]:
+def _execute(planned: PlannedRun, target: Path, resume: bool) -> tuple[Any, dict[str, Any]]:
     """The executed notebook, written to the run's folder also when it fails."""
     from sftkit.course.engine import execute
 
@@ -237,7 +227,7 @@ def _execute(planned: Plan, target: Path, resume: bool) -> tuple[Any, dict[str, 
 
 
 def _result(
-    planned: Plan,
+    planned: PlannedRun,
     target: Path,
     executed: Any,
     facts: dict[str, Any],
@@ -261,6 +251,8 @@ def _result(
         for cell in executed.cells
         if cell.cell_type == "code"
     ]
+    with suppress(FileNotFoundError):
+        recorded["curves"] = read_json(target / CURVES_FILE)
     files = [name for name in (NOTEBOOK, PAGE, METRICS_FILE) if (target / name).is_file()]
     return {
         "notebook": planned.source.name,
@@ -268,6 +260,7 @@ def _result(
         "hash": planned.hash,
         "parameters": planned.parts["parameters"],
         "seed": planned.parameters.get("seed"),
+        "repetition": planned.parts.get("repetition", 0),
         **recorded,
         "timings": {
             "seconds": round(sum(cell["seconds"] for cell in cells), 3),
