@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from sftkit.course import kernel
-from sftkit.errors import RunError
 
 FACTS = "__import__('sftkit.course.facts', fromlist=['as_json']).as_json()"
 POLL = 0.5  # seconds between looks at the progress file
@@ -34,7 +33,7 @@ def execute(
         measured GFLOP/s).
 
     Raises:
-        RunError: A cell failed or the kernel died.
+        CellFailed: A cell failed or the kernel died.
     """
     import copy
 
@@ -73,7 +72,7 @@ def execute(
             ) from None
         except DeadKernelError:
             died = kernel.kernel_died(name, watcher.number)
-            raise RunError(died.what, f"{died.fix} {fix}") from None
+            raise kernel.kernel_died(name, watcher.number, f"{died.fix} {fix}") from None
     return executed, facts
 
 

@@ -80,6 +80,13 @@ def options(folder: Path, progress_file: Path | None = None) -> dict[str, Any]:
     }
 
 
+class CellFailed(RunError):
+    """A cell raised, or the kernel died in it."""
+
+    cell: int | None = None  # what Jupyter shows in brackets beside it
+    ename: str = ""  # class of the error; empty when the kernel died
+
+
 def quiet_loop() -> None:
     """Use the event loop that the messaging library knows, on Windows."""
     if sys.platform == "win32":
@@ -90,7 +97,7 @@ def quiet_loop() -> None:
 
 def cell_failed(
     name: str, number: int | None, source: str, error: Any, fix: str = ""
-) -> RunError:
+) -> CellFailed:
     """The sentence for a cell that raised.
 
     Args:
@@ -108,16 +115,21 @@ def cell_failed(
     if line and 0 < line <= len(lines):
         where += f" at its line {line}: `{_short(lines[line - 1].strip())}`"
     message = ANSI.sub("", str(error.get("evalue", ""))).strip()
-    return RunError(f"{where}.\n  {error.get('ename', 'Error')}: {_short(message, 2000)}", fix)
+    ename = str(error.get("ename", "Error"))
+    failed = CellFailed(f"{where}.\n  {ename}: {_short(message, 2000)}", fix)
+    failed.cell, failed.ename = number, ename
+    return failed
 
 
-def kernel_died(name: str, number: int | None, fix: str = "") -> RunError:
+def kernel_died(name: str, number: int | None, fix: str = "") -> CellFailed:
     """The sentence for a kernel that was killed."""
     where = f" in cell [{number}]" if number else ""
-    return RunError(
+    died = CellFailed(
         f"{name}: the kernel died{where}, without an error of its own.",
         fix or "Most often memory ran out: try smaller limits or a smaller batch.",
     )
+    died.cell = number
+    return died
 
 
 def _line_number(traceback: str, number: int | None) -> int | None:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+CURVES_FILE = "curves.json"  # in the run's folder: evaluations by the label of the training
+STOP_FILE = ".stop"  # beside it: the sweep has given the run up
 PROGRESS_FILE = "SFTKIT_PROGRESS"  # environment variable: where to write, set by the runner
 
 
@@ -58,3 +60,37 @@ def progress(total: int, label: str, done: int = 0) -> Iterator[Progress]:
         yield bar
     finally:
         bar.close()
+
+
+class StoppedBySweep(Exception):
+    """A sweep has seen enough of this run, and uses the time for others."""
+
+
+def tell_evaluations(label: str, evaluations: list[dict[str, float]]) -> None:
+    """Hand the evaluations so far to the runner outside, if there is one.
+
+    The runner keeps them as the run's learning curve; a guided sweep decides by them whether
+    the run goes on.
+
+    Args:
+        label: Which training, when a notebook has several.
+        evaluations: One row of numbers per evaluation, with ``step``; all of them so far.
+
+    Raises:
+        StoppedBySweep: The sweep has given the run up.
+    """
+    from sftkit.files import read_json, write_json
+
+    if not (watched := os.environ.get(PROGRESS_FILE)):
+        return
+    folder = Path(watched).parent
+    try:
+        known = read_json(folder / CURVES_FILE)
+    except (OSError, ValueError):
+        known = {}
+    try:
+        write_json(folder / CURVES_FILE, known | {label: evaluations})
+    except (OSError, ValueError):  # a full disk, or NaN: the work itself says so
+        return
+    if (folder / STOP_FILE).exists():
+        raise StoppedBySweep(f"{label}: given up after {len(evaluations)} evaluations")
