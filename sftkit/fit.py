@@ -28,7 +28,7 @@ from sftkit.models.dropout import CheapDropout
 from sftkit.models.frozen import train_mode
 from sftkit.optim import Schedule, clip_and_divide, make_optimizer, parameter_groups
 from sftkit.resume import Keeper, weights
-from sftkit.teach.progress import progress
+from sftkit.teach.progress import progress, tell_evaluations
 
 __all__ = ["fit", "seed_everything"]
 
@@ -165,7 +165,7 @@ class _Run:
 
     def train(self, label: str) -> None:
         """All steps that are left, then the best weights if asked for."""
-        per_epoch = len(self.batches)
+        per_epoch, self.label = len(self.batches), label
         with progress(self.total, label, self.state.step) as bar:
             while self.state.step < self.total and not self.state.stopped:
                 epoch, position = divmod(self.state.step, per_epoch)
@@ -257,9 +257,10 @@ class _Run:
         step, config = self.state.step, self.config
         last = step >= self.total
         new_best = False
-        if self.evaluate is not None and (
+        evaluated = self.evaluate is not None and (
             step % (config.evaluate_every or per_epoch) == 0 or last
-        ):
+        )
+        if evaluated:
             new_best = self.run_evaluation()
         if (
             new_best
@@ -269,6 +270,8 @@ class _Run:
             or self.state.stopped
         ):
             self.save()
+        if evaluated and self.accelerator.is_main_process:
+            tell_evaluations(self.label, self.state.curve)
 
     def run_evaluation(self) -> bool:
         """Evaluate in evaluation mode, leave training mode as it was. True if a new best."""

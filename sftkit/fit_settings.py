@@ -81,6 +81,18 @@ class FitState:
         return [row["loss"] for row in self.history]
 
     @property
+    def curve(self) -> list[dict[str, float]]:
+        """The evaluations, each with the mean training loss of the steps since the last."""
+        rows, start = [], 0
+        for evaluation in self.evaluations:
+            end = int(evaluation["step"])
+            losses = [row["loss"] for row in self.history[start:end]]
+            mean = {"training_loss": sum(losses) / len(losses)} if losses else {}
+            rows.append(mean | evaluation)
+            start = end
+        return rows
+
+    @property
     def seconds(self) -> float:
         """Time spent in optimizer steps, evaluation and saving left out."""
         return sum(row["seconds"] for row in self.history)
