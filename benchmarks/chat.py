@@ -155,11 +155,12 @@ def _tokenizer() -> Any:
 
 def prepare(rows: int, others: int, folder: Path) -> dict[str, Any]:
     """Encode the dialogues once for all. Returns what jobs need to know."""
-    from datasets import DatasetDict
+    from datasets import DatasetDict, disable_progress_bars
 
     from sftkit import encode_chat
     from sftkit.corpora import dialogues
 
+    disable_progress_bars()
     tokenizer = _tokenizer()
     talks = dialogues.load("dialogues")
     parts = {"train": talks["train"][:rows], "watch": talks["test"][:others]}

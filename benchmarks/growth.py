@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import csv
 import math
+import random
 import statistics
 import sys
 import tempfile
@@ -61,15 +62,16 @@ def _rows(size: int) -> float:
     """Write a file of so many rows, then read and encode it."""
     from sftkit import corpora, encode, models
 
-    names = ["dull", "good"]
+    names, dice = ["dull", "good"], random.Random(0)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows.csv"
         with file.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream)
             writer.writerow(["text", "label"])
             for i in range(size):
-                writer.writerow([f"sentence number {i} of this file is {names[i % 2]}",
-                                 names[i % 2]])  # fmt: skip
+                # Words at random, so that the rows are no copies of each other.
+                words = " ".join("".join(dice.choices("aeklmnorst", k=3)) for _ in range(12))
+                writer.writerow([words, names[i % 2]])
         _, tokenizer = models.load("minilm", names)
         start = time.perf_counter()
         data = corpora.load(str(file))

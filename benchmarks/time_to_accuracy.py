@@ -137,10 +137,11 @@ def _scores(model: Any, tokenizer: Any, data: Any) -> dict[str, float]:
 
 def prepare(rows: int, others: int, folder: Path) -> list[str]:
     """Encode the tweets once. Returns the classes' names."""
-    from datasets import DatasetDict
+    from datasets import DatasetDict, disable_progress_bars
 
     from sftkit import corpora, encode, models
 
+    disable_progress_bars()
     corpus = corpora.load("tweets", limit=rows, seed=0)
     parts = {s: corpus[s].shuffle(seed=0) for s in ("validation", "test")}
     parts = {s: part.select(range(min(others, len(part)))) for s, part in parts.items()}
