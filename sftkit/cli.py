@@ -111,6 +111,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--list-parameters", action="store_true", help="show them and stop")
     _folder(sub)
 
+    kept = "What was measured is kept; the same command goes on from there."
+    sub = verb("bench", _bench, "measure speed and memory against other programs", kept)
+    sub.add_argument("names", nargs="*", metavar="NAME", help="none: all of them")
+    sub.add_argument("--full", action="store_true", help="the long form of those that have one")
+    sub.add_argument("--quick", action="store_true", help="a smoke test; keeps no results")
+    sub.add_argument("--list", action="store_true", help="show the names and stop")
+
     sub = verb("lab", _lab, "open JupyterLab in the notebooks' folder")
     _folder(sub)
 
@@ -268,6 +275,15 @@ def _list_parameters(options: argparse.Namespace) -> int:
         if parameter.name not in SET_BY_RUNNER:
             print(parameter)
     return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from sftkit.course import bench
+
+    if options.list:
+        print(bench.listing())
+        return 0
+    return bench.bench(options.names, full=options.full, quick=options.quick)
 
 
 def _lab(options: argparse.Namespace) -> int:
