@@ -81,11 +81,11 @@ def fill(
         ParameterError: A name is unknown, or a value has the wrong type.
     """
     by_name = {parameter.name: parameter for parameter in known}
-    listing = "There are:\n" + "\n".join(f"    {parameter}" for parameter in known)
     for wanted in given:
         if wanted not in by_name:
             near = difflib.get_close_matches(wanted, by_name, n=1)
             hint = f"Did you mean {near[0]}? " if near else ""
+            listing = "There are:\n" + "\n".join(f"    {parameter}" for parameter in known)
             raise ParameterError(f"{name} has no parameter '{wanted}'.", hint + listing)
     return {
         parameter.name: convert(parameter, given[parameter.name], name)
