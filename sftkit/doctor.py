@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sftkit import assets, files
+from sftkit.device import usable_cores
 
 if TYPE_CHECKING:
     from sftkit.teach.show import Table
@@ -152,13 +153,6 @@ def _device() -> Look:
     )
     ok = name != "cpu" or threads > 1 or cores == 1
     return ok, detail, "Unset OMP_NUM_THREADS, or set it to the number of cores, for speed."
-
-
-def usable_cores() -> int:
-    """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _disk() -> Look:
