@@ -1,0 +1,206 @@
+"""The forms in which conversations are written down, each turned into a list of turns.
+
+================== ===================================================================
+form               columns
+================== ===================================================================
+messages           ``messages``: ``[{"role": "user", "content": "..."}, ...]``
+ShareGPT           ``conversations``: ``[{"from": "human", "value": "..."}, ...]``
+Alpaca             ``instruction``, ``output``, and perhaps ``input``
+Dolly              ``instruction``, ``response``, and perhaps ``context``
+prompt, completion ``prompt`` and ``completion`` (or ``response``), texts or lists of
+                   turns; also ``question`` and ``answer``
+raw text           ``text``: no turns, so every token will be learnt from
+================== ===================================================================
+
+All but the raw text may have a column ``system``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sftkit.corpora.readers import Columns
+from sftkit.corpora.source import Batch
+from sftkit.errors import CorpusError
+
+Message = dict[str, str]
+ROLES = ("system", "user", "assistant")
+SHAREGPT = {
+    "system": "system", "human": "user", "user": "user", "gpt": "assistant",
+    "assistant": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Form:
+    """A form: its name, the column it begins with, that of the answer, and one more."""
+
+    name: str
+    first: str
+    answer: str | None = None
+    more: str | None = None
+
+    @property
+    def needs(self) -> set[str]:
+        return {self.first, *([self.answer] if self.answer else [])}
+
+
+FORMS = (
+    Form("messages", "messages"),
+    Form("ShareGPT", "conversations"),
+    Form("Alpaca", "instruction", "output", "input"),
+    Form("Dolly", "instruction", "response", "context"),
+    Form("prompt, completion", "prompt", "completion"),
+    Form("prompt, completion", "prompt", "response"),
+    Form("prompt, completion", "question", "answer"),
+    Form("raw text", "text"),
+)
+
+
+def find_form(names: Iterable[str], where: str) -> Form:
+    """The first form whose columns are all there.
+
+    Raises:
+        CorpusError: None fits.
+    """
+    have = set(names)
+    for form in FORMS:
+        if form.needs <= have:
+            return form
+    known = "; ".join(" and ".join(sorted(form.needs)) for form in FORMS)
+    raise CorpusError(
+        f"{where}: the columns {', '.join(map(repr, sorted(have)))} are no known form of "
+        "conversation.",
+        f"Rename them to one of: {known}.",
+    )
+
+
+def columns_of(form: Form, names: Iterable[str], encoding: str) -> Columns:
+    """What a reader of `readers` must fetch for a form; ``system`` comes as the group."""
+    have = set(names)
+    return Columns(
+        text=form.first,
+        label=form.answer or form.first,
+        text_pair=form.more if form.more in have else None,
+        group="system" if "system" in have and form.name != "raw text" else None,
+        encoding=encoding,
+    )
+
+
+def turns(form: Form, batch: Batch, at: int, place: str) -> list[Message]:
+    """Row ``at`` of a batch as turns, checked.
+
+    Raises:
+        CorpusError: The row is malformed; ``place`` and turn are named.
+    """
+    first, answer = batch.text[at], batch.label[at]
+    if form.answer is None:
+        found = _listed(first, form.first, place)
+        if form.name == "ShareGPT":
+            found = [_from_sharegpt(turn, f"{place}, turn {i}") for i, turn in enumerate(found)]
+    elif _is_list(first) or _is_list(answer):
+        found = _listed(first, form.first, place) + _listed(answer, form.answer, place)
+    else:
+        more = batch.pair[at] if batch.pair is not None else None
+        question = _text(first, form.first, place)
+        if isinstance(more, str) and more.strip():
+            question += f"\n\n{more}"
+        found = [
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": _text(answer, form.answer, place)},
+        ]
+    system = batch.group[at] if batch.group is not None else None
+    if isinstance(system, str) and system.strip():
+        found = [{"role": "system", "content": system}, *found]
+    return checked(found, place)
+
+
+def checked(found: list[Any], place: str) -> list[Message]:
+    """Turns with ``role`` and ``content`` only, in an order that a template can write.
+
+    Raises:
+        CorpusError: Naming the turn.
+    """
+    result: list[Message] = []
+    for number, turn in enumerate(found):
+        where = f"{place}, turn {number}"
+        if not isinstance(turn, Mapping):
+            raise CorpusError(
+                f"{where}: {_kind(turn)} instead of an object.",
+                'A turn is {"role": "user", "content": "..."}.',
+            )
+        role, content = turn.get("role"), turn.get("content")
+        if role not in ROLES:
+            raise CorpusError(
+                f"{where}: the role is {role!r}.",
+                f"There are {', '.join(ROLES)}. Leave out conversations that call tools.",
+            )
+        content = _text(content, "content", where)
+        before = result[-1]["role"] if result else None
+        if role == "system" and before is not None:
+            raise CorpusError(
+                f"{where}: the system speaks after others.", "It comes first, or not at all."
+            )
+        if role == "assistant" and before in (None, "system"):
+            raise CorpusError(
+                f"{where}: the assistant speaks before the user.",
+                "Begin with a question, or put this text into the system turn.",
+            )
+        if role == before:
+            raise CorpusError(
+                f"{where}: two turns of the {role} follow each other.", "Join them into one."
+            )
+        result.append({"role": str(role), "content": content})
+    if not any(turn["role"] == "assistant" for turn in result):
+        raise CorpusError(
+            f"{place}: nobody answers.", "There is nothing to learn: give an answer."
+        )
+    return result
+
+
+def _listed(value: Any, column: str, place: str) -> list[Any]:
+    if isinstance(value, str):  # as in a CSV file
+        try:
+            value = json.loads(value)
+        except ValueError:
+            value = value.strip() or None
+    if value is None:
+        raise CorpusError(f"{place}: {column!r} is empty.", "Give a list of turns.")
+    if not isinstance(value, list):
+        raise CorpusError(
+            f"{place}: {column!r} holds {_kind(value)}, not a list of turns.",
+            'Give [{"role": "user", "content": "..."}, {"role": "assistant", ...}].',
+        )
+    return list(value)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list)
+
+
+def _from_sharegpt(turn: Any, place: str) -> Any:
+    if not isinstance(turn, Mapping) or "from" not in turn:
+        return turn  # some files have role and content under this name
+    if turn["from"] not in SHAREGPT:
+        raise CorpusError(
+            f"{place}: it is from {turn['from']!r}.", f"There are {', '.join(SHAREGPT)}."
+        )
+    return {"role": SHAREGPT[turn["from"]], "content": turn.get("value")}
+
+
+def _text(value: Any, column: str, place: str) -> str:
+    if isinstance(value, str) and value.strip():
+        return value
+    if value is None or value == "" or isinstance(value, str) or value != value:
+        raise CorpusError(f"{place}: {column!r} is empty.", "Fill it in, or drop the row.")
+    raise CorpusError(
+        f"{place}: {column!r} holds {_kind(value)}, not a text.", "Give one string."
+    )
+
+
+def _kind(value: Any) -> str:
+    names = {list: "a list", dict: "an object", int: "a number", float: "a number"}
+    return names.get(type(value), "a text" if isinstance(value, str) else f"{value!r}"[:40])

@@ -1,0 +1,292 @@
+"""Conversations: the embedded dialogues, or the user's own, in splits without copies.
+
+``load("dialogues")`` gives columns ``messages`` (turns with ``role`` and ``content``),
+``topic`` and ``place``. Conversations that ask the same, or answer the same at some length,
+stay on one side. All rows are held in memory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sftkit.corpora import dialogues_own, duplicates, split
+from sftkit.corpora.chat_formats import Message, checked
+from sftkit.corpora.clean import cleaner
+from sftkit.errors import CorpusError
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+
+NAMES = ("dialogues",)
+CLEAN = ("unicode", "control")  # white space stays: answers hold code
+SHARE = 0.1  # for validation, and again for test, where they are not given
+# In these files the lines after the first are answers to it, one as good as the other.
+ALTERNATIVES = ("computers", "emotion")
+QUIZZES = ("trivia",)  # pairs of question and answer, also where a list holds several
+
+
+@dataclass(frozen=True)
+class Talk:
+    """One conversation, or one raw text, and where it stands."""
+
+    messages: list[Message]
+    text: str
+    topic: str
+    place: str
+
+    @property
+    def whole(self) -> str:
+        """All that is said, in one text."""
+        return "\n".join(turn["content"] for turn in self.messages) or self.text
+
+
+def load(
+    name_or_path: str | Path,
+    *,
+    topics: Collection[str] | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    drop_duplicates: bool = True,
+    drop_malformed: bool = False,
+    encoding: str = "utf-8",
+) -> DatasetDict:
+    """Conversations, split so that nothing like a test conversation is trained on.
+
+    Args:
+        name_or_path: ``dialogues`` (English chatterbot-corpus); a JSONL, CSV or Parquet file
+            in one of the forms of `chat_formats`; a folder of such files named after the
+            splits; a ``DatasetDict`` on disk; or ``hub:ID[:CONFIGURATION]``.
+        topics: Of the embedded dialogues (``coding``, ``tech_support``, ...); None: all.
+        limit: Training conversations. A smaller limit gives a part of a larger one.
+        seed: Which conversations go where, and which a limit takes.
+        drop_duplicates: Leave out conversations that are word for word there already.
+        drop_malformed: Leave malformed rows out and count them, instead of stopping.
+        encoding: Of CSV and JSONL files.
+
+    Returns:
+        Splits ``train``, ``validation`` and ``test`` with ``messages`` (or ``text``, for raw
+        texts), ``topic`` and ``place``. `corpora.notes` tells what was done.
+
+    Raises:
+        CorpusError: With the file, row and turn, and what to do.
+    """
+    if limit is not None and (isinstance(limit, bool) or limit < 1):
+        raise CorpusError(f"limit={limit!r}.", "Give a whole number from 1, or None.")
+    notes: list[str] = []
+    if str(name_or_path) in NAMES:
+        talks = list(_embedded(topics))
+        whole = [talk for talk in talks if all(turn["content"] for turn in talk.messages)]
+        if empty := len(talks) - len(whole):
+            notes.append(f"{empty:,} conversations with an empty line are left out.")
+        parts = {"train": whole}
+    elif topics is not None:
+        raise CorpusError(
+            f"topics= with data {str(name_or_path)!r}.", "Only the embedded data has topics."
+        )
+    else:
+        read = dialogues_own.read(name_or_path, encoding, drop_malformed, notes)
+        parts = {
+            part: [Talk(messages, text, "", place) for messages, text, place in rows]
+            for part, rows in read.items()
+        }
+    return _finished(parts, str(name_or_path), limit, seed, drop_duplicates, notes)
+
+
+def of(
+    conversations: Sequence[Sequence[Message]], *, name: str = "conversations", seed: int = 0
+) -> DatasetDict:
+    """The same door for conversations that are in memory."""
+    talks = [
+        Talk(checked(list(turns), f"{name}, row {row}"), "", "", f"row {row}")
+        for row, turns in enumerate(conversations)
+    ]
+    return _finished({"train": talks}, name, None, seed, True, [])
+
+
+def first_question(talk: Sequence[Message]) -> str:
+    """What the user says first."""
+    return next((turn["content"] for turn in talk if turn["role"] == "user"), "")
+
+
+def _embedded(topics: Collection[str] | None) -> Iterator[Talk]:
+    import yaml
+
+    from sftkit import assets
+
+    folder = assets.path("chatterbot-corpus") / "english"
+    files = {file.stem: file for file in sorted(folder.glob("*.yml"))}
+    if topics is not None and (unknown := sorted(set(topics) - set(files))):
+        raise CorpusError(
+            f"dialogues: no topics {', '.join(map(repr, unknown))}.",
+            f"There are {', '.join(files)}.",
+        )
+    for topic, file in files.items():
+        if topics is not None and topic not in topics:
+            continue
+        # A loader that makes plain values only: a tag in the file cannot run code.
+        held = yaml.safe_load(file.read_text(encoding="utf-8"))["conversations"]
+        for number, lines in enumerate(held, 1):
+            for said in _conversations(topic, [str(line).strip() for line in lines]):
+                turns = [
+                    {"role": ("user", "assistant")[at % 2], "content": text}
+                    for at, text in enumerate(said)
+                ]
+                yield Talk(turns, "", topic, f"{file.name}, conversation {number}")
+
+
+def _conversations(topic: str, lines: list[str]) -> list[list[str]]:
+    """The lines of one entry, as question, answer, question, answer, ..."""
+    if topic in ALTERNATIVES:
+        return [[lines[0], answer] for answer in lines[1:]]
+    even = lines[: len(lines) // 2 * 2]  # a last question without an answer teaches nothing
+    if topic in QUIZZES:
+        return [even[at : at + 2] for at in range(0, len(even), 2)]
+    return [even]
+
+
+def _finished(
+    parts: dict[str, list[Talk]],
+    name: str,
+    limit: int | None,
+    seed: int,
+    drop_duplicates: bool,
+    notes: list[str],
+) -> DatasetDict:
+    """Clean, drop copies, split, order."""
+    clean = cleaner(CLEAN)
+    for part, talks in parts.items():
+        parts[part] = [
+            replace(
+                talk,
+                text=clean(talk.text),
+                messages=[t | {"content": clean(t["content"])} for t in talk.messages],
+            )
+            for talk in talks
+        ]
+        if drop_duplicates:
+            parts[part] = _distinct(parts[part], part, notes)
+    groups = _groups(parts)
+    if len(parts) > 1:
+        notes += _leaks_left_out(parts, groups)
+    parts = _split(parts, groups, name, seed, notes)
+    keys = [duplicates.key(talk.whole) for talk in parts["train"]]
+    order = split.nested_order([0] * len(keys), keys, seed, stratify=False)
+    parts["train"] = [parts["train"][at] for at in order[:limit].tolist()]
+    return _dataset(parts, name, notes)
+
+
+def _distinct(talks: list[Talk], part: str, notes: list[str]) -> list[Talk]:
+    seen: dict[str, Talk] = {}
+    for talk in talks:
+        said = json.dumps(talk.messages, ensure_ascii=False) + talk.text
+        seen.setdefault(said, talk)
+    if copies := len(talks) - len(seen):
+        notes.append(f"{part}: {copies:,} of {len(talks):,} rows are copies and left out.")
+    return list(seen.values())
+
+
+def _groups(parts: dict[str, list[Talk]]) -> dict[str, list[int]]:
+    """What must stay together, numbered through all parts.
+
+    Talks are alike when their first questions are, or all that is said, or an answer of at
+    least ``duplicates.SHORT`` words. "Yes." answers many questions, so short ones do not count.
+    """
+    import numpy as np
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    talks = [talk for part in parts.values() for talk in part]
+    texts, owner = [], []
+    for number, talk in enumerate(talks):
+        answers = [t["content"] for t in talk.messages if t["role"] == "assistant"]
+        long = [a for a in answers if len(duplicates.normal_words(a)) >= duplicates.SHORT]
+        for text in (talk.whole, first_question(talk.messages) or talk.whole, *long):
+            texts.append(text)
+            owner.append(number)
+    if len(texts) <= duplicates.NEAR_LIMIT:
+        alike = duplicates.near_groups(texts)
+    else:
+        forms = [duplicates.key(duplicates.normal_form(text)) for text in texts]
+        alike = duplicates.first_appearance(np.array(forms, dtype=np.uint64))
+    size = len(talks) + int(alike.max(initial=-1)) + 1
+    edges = (np.ones(len(owner), np.int8), (owner, np.asarray(alike) + len(talks)))
+    _, component = connected_components(coo_matrix(edges, shape=(size, size)), directed=False)
+    flat = component[: len(talks)].tolist()
+    bounds = np.cumsum([0, *(len(part) for part in parts.values())]).tolist()
+    return {name: flat[a:b] for name, a, b in zip(parts, bounds, bounds[1:], strict=False)}
+
+
+def _leaks_left_out(parts: dict[str, list[Talk]], groups: dict[str, list[int]]) -> list[str]:
+    """Leave out of earlier splits what a later one has something alike of; say how many."""
+    notes, taken = [], set[int]()
+    for name in reversed([name for name in split.SPLITS if name in parts]):
+        kept = [at for at, group in enumerate(groups[name]) if group not in taken]
+        if left_out := len(parts[name]) - len(kept):
+            notes.append(f"{name}: {left_out:,} rows like rows of later splits are left out.")
+        taken |= set(groups[name])
+        parts[name] = [parts[name][at] for at in kept]
+        groups[name] = [groups[name][at] for at in kept]
+    return notes
+
+
+def _split(
+    parts: dict[str, list[Talk]],
+    groups: dict[str, list[int]],
+    name: str,
+    seed: int,
+    notes: list[str],
+) -> dict[str, list[Talk]]:
+    """Make the splits that are not given."""
+    import numpy as np
+
+    sides = {"validation": split.VALIDATION, "test": split.TEST}
+    missing = {side: SHARE for part, side in sides.items() if part not in parts}
+    pool, result = parts["train"], dict(parts)
+    if missing:
+        number, size = np.unique(groups["train"], return_counts=True)
+        if len(number) < 10:
+            raise CorpusError(
+                f"{name}: {len(number)} different conversations are too few to make splits of.",
+                "Give at least 10, or a folder with train, validation and test files.",
+            )
+        if (size > 1).any():
+            notes.append(
+                f"{size[size > 1].sum():,} conversations are in {(size > 1).sum():,} groups "
+                f"that ask or answer alike; the largest has {size.max():,}."
+            )
+        topics = sorted({talk.topic for talk in pool})
+        codes = np.array([topics.index(talk.topic) for talk in pool])
+        keys = np.array([duplicates.key(talk.whole) for talk in pool], dtype=np.uint64)
+        chosen = split.carve(codes, np.array(groups["train"]), keys, missing, seed, True)
+        for side, part in enumerate(split.SPLITS):
+            if part == "train" or part not in parts:
+                result[part] = [t for t, at in zip(pool, chosen, strict=True) if at == side]
+    if empty := [part for part in split.SPLITS if not result[part]]:
+        raise CorpusError(
+            f"{name}: no conversations are left for {', '.join(empty)}.",
+            "Too many are alike: add others, or give the splits yourself.",
+        )
+    return result
+
+
+def _dataset(parts: dict[str, list[Talk]], name: str, notes: list[str]) -> DatasetDict:
+    from datasets import Dataset, DatasetDict, Features, List, Value
+
+    text = Value("string")
+    raw = not any(talk.messages for part in parts.values() for talk in part)
+    kind: Any = text if raw else List({"role": text, "content": text})
+    column = "text" if raw else "messages"
+    features = Features({column: kind, "topic": text, "place": text})
+    counts = ", ".join(f"{part} {len(parts[part]):,}" for part in split.SPLITS)
+    what = "Texts" if raw else "Conversations"
+    about = {"name": name, "options": {}, "notes": [f"{what}: {counts}.", *notes]}
+    data = DatasetDict()
+    for part in split.SPLITS:
+        columns = {field: [getattr(t, field) for t in parts[part]] for field in features}
+        data[part] = Dataset.from_dict(columns, features=features)
+        data[part].info.description = json.dumps(about, ensure_ascii=False)
+    return data
