@@ -12,6 +12,7 @@ import torch
 
 from sftkit.batches import Batches, Examples, Ragged
 from sftkit.errors import CheckpointError
+from sftkit.models import lora
 
 SAME_SETTINGS = "Use the settings that the run began with, or start without resume."
 
@@ -25,6 +26,7 @@ def fingerprint(model: torch.nn.Module, batches: Batches, loss: Any) -> dict[str
         "trained parameters": _digest("\n".join(trained).encode()),
         "dropout": sorted(rates),
         "loss": _loss_settings(loss),
+        **({"adapters": adapters} if (adapters := lora.settings(model)) else {}),
         "batches": type(batches).__name__,
         **batches.settings(),
         "data": data_digest(batches.examples),

@@ -136,4 +136,5 @@ def _has_plain_head(model: Any) -> bool:
     if not type(model).__module__.startswith("transformers.models."):
         return False
     head = model.get_output_embeddings()
-    return model.config.model_type in PLAIN_HEADS and getattr(head, "bias", None) is None
+    plain = type(head) is torch.nn.Linear and head.bias is None  # an adapter adds to it
+    return plain and model.config.model_type in PLAIN_HEADS

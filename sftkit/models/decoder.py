@@ -92,6 +92,11 @@ class Decoder(nn.Module):
         """The table of embeddings, named as in transformers."""
         return self.embeddings
 
+    def vocabulary(self) -> dict[str, tuple[nn.Module, str]]:
+        """Where the tensors with a row per token are."""
+        output = {} if self.output is None else {"output": (self.output, "weight")}
+        return {"input": (self.embeddings, "weight"), **output}
+
     def forward(
         self,
         input_ids: torch.Tensor,
@@ -142,6 +147,7 @@ class Decoder(nn.Module):
         return Output(hidden, self.logits(hidden) if head else None, kept if keep else None)
 
     takes_documents = True  # see `forward`; `losses_lm.causal_inputs` asks
+    reads_directly = ("output",)  # layers whose weight is read; `lora.add` refuses them
 
     def _positions(
         self,

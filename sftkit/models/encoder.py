@@ -147,6 +147,11 @@ class Encoder(nn.Module):
         """The part below the head, named as in transformers."""
         return self.body
 
+    def vocabulary(self) -> dict[str, tuple[nn.Module, str]]:
+        """Where the tensors with a row per token are."""
+        bias = {"bias": (self.head, "bias")} if self.head_name == "mlm" else {}
+        return {"input": (self.body.embeddings.word, "weight"), **bias}
+
     def forward(
         self,
         input_ids: torch.Tensor,
