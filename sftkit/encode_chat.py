@@ -5,8 +5,9 @@ begin and end, each part becomes ids by itself, and a part's labels are its ids 
 and labels cannot disagree, an answer's first token never holds a piece of the prompt, and the
 prompt's ids are those that the model reads when it generates.
 
-Supervised are the answers' contents and the stop token after each. As in `encode_lm`, labels
-are not shifted, and what was cut is marked.
+Supervised are the answers' contents and the stop token after each: of every answer, or of the
+last alone, and never of those with ``"weight": 0``. As in `encode_lm`, labels are not shifted,
+and what was cut is marked.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sftkit.chat_templates import marks, rendered
 from sftkit.errors import EncodeError
 
 if TYPE_CHECKING:
@@ -22,9 +24,10 @@ if TYPE_CHECKING:
 
 IGNORE = -100
 ROLES = ("system", "user", "assistant")
+TURNS_LEARNT = ("all", "last")
 TURNS = 'A conversation is a list of {"role": ..., "content": ...}.'
 
-Conversation = Sequence[Mapping[str, str]]
+Conversation = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -55,16 +58,22 @@ class Coverage:
 
 
 def conversations(
-    examples: Sequence[Conversation], tokenizer: Any, max_length: int = 1024
+    examples: Sequence[Conversation],
+    tokenizer: Any,
+    max_length: int = 1024,
+    *,
+    learn: str = "all",
 ) -> tuple[Dataset, Coverage]:
     """Encode conversations for supervised fine-tuning.
 
     Args:
         examples: Each a list of ``{"role": ..., "content": ...}`` with the roles ``system``
-            (only first), ``user`` and ``assistant``.
+            (only first), ``user`` and ``assistant``. An answer with ``"weight": 0`` is read
+            and not learnt.
         tokenizer: A transformers tokenizer with a chat template. Its ``eos_token`` must be
             what the template writes after every answer, as in ChatML.
         max_length: Tokens per conversation, at most; the rest is cut off at the end.
+        learn: ``all`` answers, or the ``last`` one only: the others are context then.
 
     Returns:
         A data set with ``input_ids``, ``labels``, ``row`` and ``cut``, and a `Coverage`.
@@ -78,11 +87,13 @@ def conversations(
     _check_tokenizer(tokenizer, max_length)
     if not examples:
         raise EncodeError("There are no conversations.", "Give at least one.")
-    special = sorted(tokenizer.all_special_tokens, key=len, reverse=True)
+    if learn not in TURNS_LEARNT:
+        raise EncodeError(f"learn={learn!r}.", f"There are {' and '.join(TURNS_LEARNT)}.")
+    special = marks(tokenizer)
     parts: list[list[tuple[str, bool]]] = []
     for row, messages in enumerate(examples):
         _check_messages(messages, row, special)
-        parts.append(segments(messages, tokenizer, row))
+        parts.append(segments(messages, tokenizer, row, learn))
     columns: dict[str, list[Any]] = {"input_ids": [], "labels": [], "row": [], "cut": []}
     for row, (ids, labels) in enumerate(labelled(parts, tokenizer)):
         columns["input_ids"].append(ids[:max_length])
@@ -114,16 +125,19 @@ def cover(columns: Mapping[str, Sequence[Any]], stop_id: int) -> Coverage:
     )
 
 
-def segments(messages: Conversation, tokenizer: Any, row: int = 0) -> list[tuple[str, bool]]:
+def segments(
+    messages: Conversation, tokenizer: Any, row: int = 0, learn: str = "all"
+) -> list[tuple[str, bool]]:
     """The conversation's text, in parts: ``(text, whether it is supervised)``."""
-    whole = _render(messages, tokenizer)
+    whole = rendered(messages, tokenizer)
+    answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
     parts: list[tuple[str, bool]] = []
     done = 0
     for turn, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        before = _render(messages[:turn], tokenizer, add_generation_prompt=True)
-        after = _render(messages[: turn + 1], tokenizer)
+        before = rendered(messages[:turn], tokenizer, add_generation_prompt=True)
+        after = rendered(messages[: turn + 1], tokenizer)
         if not (whole.startswith(before) and whole.startswith(after) and after > before):
             raise EncodeError(
                 f"row {row}, turn {turn}: the chat template writes earlier turns in another "
@@ -131,7 +145,9 @@ def segments(messages: Conversation, tokenizer: Any, row: int = 0) -> list[tuple
                 "Give a template that only appends, as ChatML does.",
             )
         end = len(before) + answer_end(after[len(before) :], tokenizer.eos_token, row, turn)
-        parts += [(whole[done : len(before)], False), (whole[len(before) : end], True)]
+        learnt = learn == "all" or turn == answers[-1]
+        learnt = learnt and message.get("weight", 1) != 0
+        parts += [(whole[done : len(before)], False), (whole[len(before) : end], learnt)]
         done = end
     return [*parts, (whole[done:], False)]
 
@@ -177,11 +193,6 @@ def _check_joints(text: str, ids: list[int], tokenizer: Any) -> None:
         )
 
 
-def _render(messages: Conversation, tokenizer: Any, **options: Any) -> str:
-    plain = [dict(message) for message in messages]
-    return tokenizer.apply_chat_template(plain, tokenize=False, **options)
-
-
 def _check_tokenizer(tokenizer: Any, max_length: int) -> None:
     if not getattr(tokenizer, "chat_template", None):
         raise EncodeError(
@@ -213,15 +224,21 @@ def _check_messages(messages: Any, row: int, special: Sequence[str]) -> None:
             raise EncodeError(f"{where}: the content is no text.", "Give a string.")
         if found := next((token for token in special if token in content), None):
             raise EncodeError(
-                f"{where}: the content has the special token {found!r}.",
+                f"{where}: the content has {_named(found)}.",
                 "Take it out: the model would read it as the end or the start of a turn.",
             )
+        if message.get("weight", 1) not in (0, 1):
+            raise EncodeError(f"{where}: the weight is {message['weight']!r}.", "Give 0 or 1.")
         if role == "system" and turn or role == "assistant" and not turns:
             raise EncodeError(
                 f"{where}: {role} does not belong there.",
                 "A system turn comes first or not at all; an answer follows a question.",
             )
         turns += role != "system"
+
+
+def _named(mark: str) -> str:
+    return f"the {'mark of a turn' if ' ' in mark else 'special token'} {mark!r}"
 
 
 def _first(rows: Sequence[int], most: int = 3) -> str:

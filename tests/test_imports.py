@@ -21,6 +21,7 @@ FLOORS = [
     ["device", "generators"],
     ["exact"],
     ["corpora"],
+    ["chat_templates"],
     ["encode", "encode_lm", "encode_chat", "encode_tags"],
     ["batches"],
     ["batches_lm", "packing"],
