@@ -89,7 +89,7 @@ def one_step(
     for batch in micro_batches:
         loss_sum, count = loss(model, batch)
         loss_sum.backward()
-        total, n = total + float(loss_sum), n + float(count)
+        total, n = total + float(loss_sum.detach()), n + float(count)
     clip_and_divide(parameters, n, None)
     parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
     gradient = torch.cat([part.flatten() for part in parts])

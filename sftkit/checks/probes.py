@@ -283,7 +283,7 @@ def _check_one_batch(run: Run) -> Found:
         loss_sum, n = run.loss(model, batch)
         if n == 0:
             return
-        losses.append(float(loss_sum / n))
+        losses.append(float(loss_sum.detach() / n))
         optimizer.zero_grad()
         (loss_sum / n).backward()
         optimizer.step()
