@@ -21,7 +21,7 @@ from sftkit.errors import CorpusError
 from sftkit.files import cache_folder, folder_in_one_piece, locked, sha256, sha256_text
 
 if TYPE_CHECKING:
-    from datasets import DatasetDict
+    from datasets import Dataset, DatasetDict
 
 TASKS = ("entities", "parts-of-speech")
 NAMES = ("peoples-daily", "redaction")
@@ -241,21 +241,26 @@ def _completed(
 
 
 def _dataset(parts: dict[str, list[Sentence]], notes: list[str], name: str) -> DatasetDict:
-    from datasets import Dataset, DatasetDict, Features, List, Value
+    from datasets import DatasetDict
 
     counts = ", ".join(f"{part} {len(parts[part]):,}" for part in split.SPLITS)
     about = {"name": name, "options": {}, "notes": [f"Sentences: {counts}.", *notes]}
+    data = DatasetDict()
+    for part in split.SPLITS:
+        data[part] = from_sentences(parts[part])
+        data[part].info.description = json.dumps(about, ensure_ascii=False)
+    return data
+
+
+def from_sentences(sentences: Sequence[Sentence]) -> Dataset:
+    """Sentences as a data set with the columns of `load`."""
+    from datasets import Dataset, Features, List, Value
+
     features = Features(
         tokens=List(Value("string")), tags=List(Value("string")), place=Value("string")
     )
-    data = DatasetDict()
-    for part in split.SPLITS:
-        columns: dict[str, list[Any]] = {
-            field: [getattr(s, field) for s in parts[part]] for field in features
-        }
-        data[part] = Dataset.from_dict(columns, features=features)
-        data[part].info.description = json.dumps(about, ensure_ascii=False)
-    return data
+    columns = {field: [getattr(s, field) for s in sentences] for field in features}
+    return Dataset.from_dict(columns, features=features)
 
 
 def _code() -> str:

@@ -24,6 +24,7 @@ from sftkit.models.crf import forbidden_pairs, viterbi
 from sftkit.teach.show import Table
 
 Tags = Sequence[Sequence[str]]
+COUNTS = ("right", "predicted", "labelled")  # spans, in the order of the last axis
 
 
 def predict_tags(
