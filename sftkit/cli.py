@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sftkit import __version__
+from sftkit.course import verbs as course_verbs
 from sftkit.errors import ParameterError, SftError
 
 INTERRUPTED = 130  # what shells expect after Ctrl-C
@@ -117,6 +118,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--full", action="store_true", help="the long form of those that have one")
     sub.add_argument("--quick", action="store_true", help="a smoke test; keeps no results")
     sub.add_argument("--list", action="store_true", help="show the names and stop")
+
+    course_verbs.add(verb)
 
     sub = verb("lab", _lab, "open JupyterLab in the notebooks' folder")
     _folder(sub)
@@ -243,25 +246,8 @@ def _run(options: argparse.Namespace) -> int:
         store=options.store,
         folder=options.folder,
     )
-    _show_result(result)
+    course_verbs.show_result(result)
     return 0
-
-
-def _show_result(result: Any) -> None:
-    from sftkit.course.records import flat
-    from sftkit.teach.show import Table
-
-    rows = flat(result.metrics)
-    if rows:
-        print(Table(rows, ["result", "value  [95 % interval]"]))
-    data = result.data
-    facts = [f"{data['timings']['seconds']:.0f} s"]
-    if data.get("device"):
-        facts.append(f"{data['device']}, {data['threads']} threads")
-    if data.get("gflops"):
-        facts.append(f"{data['gflops']['value']:.0f} GFLOP/s in float32 matrix products")
-    print(f"\n{', '.join(facts)}")
-    print(f"read it: {result.html}")
 
 
 def _list_parameters(options: argparse.Namespace) -> int:

@@ -146,12 +146,17 @@ def run_planned(
 
 def finished(planned: PlannedRun, target: Path) -> dict[str, Any] | None:
     """The result in a run's folder if it is whole and belongs to the plan."""
+    return whole_result(target, planned.hash)
+
+
+def whole_result(target: Path, digest: str) -> dict[str, Any] | None:
+    """The result in a run's folder if it is whole and has this hash."""
     try:
         data = read_json(target / RESULT)
     except (OSError, ValueError):
         return None
     whole = all((target / name).is_file() for name in data.get("files", [RESULT]))
-    return data if data.get("hash") == planned.hash and whole else None
+    return data if data.get("hash") == digest and whole else None
 
 
 def _run(
@@ -160,12 +165,12 @@ def _run(
     aside = target.with_name(f"{target.name}.before")
     if resume:
         _forget_outcome(target)
-        if not _has_checkpoints(target):
+        if not has_checkpoints(target):
             tell(f"{planned.source.name}: no checkpoint to go on from; starting afresh")
     elif target.exists():
         _put_aside(target, aside, tell)
     target.mkdir(parents=True, exist_ok=True)
-    resume = resume and _has_checkpoints(target)
+    resume = resume and has_checkpoints(target)
     started = time.time()
     try:
         executed, facts = _execute(planned, target, resume)
@@ -194,7 +199,8 @@ def _forget_outcome(target: Path) -> None:
         (target / name).unlink(missing_ok=True)
 
 
-def _has_checkpoints(target: Path) -> bool:
+def has_checkpoints(target: Path) -> bool:
+    """Whether a run's folder holds something to go on from."""
     folder = target / "checkpoints"
     # Hidden files are locks and what a killed process has not finished.
     return folder.is_dir() and any(not entry.name.startswith(".") for entry in folder.iterdir())
@@ -202,7 +208,7 @@ def _has_checkpoints(target: Path) -> bool:
 
 def _put_aside(target: Path, aside: Path, tell: Callable[[str], None]) -> None:
     """Keep what is in the folder until the new run has succeeded."""
-    if not (target / RESULT).exists() and _has_checkpoints(target):
+    if not (target / RESULT).exists() and has_checkpoints(target):
         tell(
             f"{target.parent.name}: an interrupted run left checkpoints; this run starts "
             f"afresh. They are kept in {aside.name} until it succeeds (to go on from "

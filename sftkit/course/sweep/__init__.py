@@ -9,8 +9,8 @@ __all__ = ["Plan", "expand", "sweep"]
 
 if TYPE_CHECKING:
     from sftkit.course.sweep.drive import sweep
-    from sftkit.course.sweep.runs import expand
     from sftkit.course.sweep.plan import Plan
+    from sftkit.course.sweep.runs import expand
 
 _WHERE = {"Plan": "plan", "expand": "runs", "sweep": "drive"}
 

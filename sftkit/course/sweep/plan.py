@@ -11,6 +11,7 @@ from typing import Any
 
 from sftkit.course.parameters import convert
 from sftkit.course.planned import SET_BY_RUNNER, Prepared, prepare
+from sftkit.course.sweep.keys import Keys
 from sftkit.course.sweep.located import At, Problems, from_python, from_yaml
 from sftkit.course.sweep.space import Entry, read_entry
 from sftkit.errors import ParameterError, SftError
@@ -104,9 +105,7 @@ class Plan:
         return [entry.name for entry in self.entries if entry.varies or entry.when]
 
 
-def _check(
-    root: At, name: str, path: Path | None, folder: Path | None, text: str
-) -> Plan:
+def _check(root: At, name: str, path: Path | None, folder: Path | None, text: str) -> Plan:
     problems = Problems(name)
     if not root.is_mapping:
         problems.add(root, "a plan begins with names such as notebook: and parameters:")
@@ -114,9 +113,10 @@ def _check(
     for key, at in root.value.items():
         if key not in KEYS:
             near = difflib.get_close_matches(key, KEYS, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(KEYS))}"
+            there = f"there are {', '.join(sorted(KEYS))}"
+            hint = f"did you mean {near[0]}?" if near else there
             problems.add(at, f"'{key}' is not known here; {hint}")
-    reader = _Keys(root, problems)
+    reader = Keys(root, problems)
     prepared = _notebook(root, problems, path, folder)
     title = reader.text("name", path.stem if path else prepared.source.name if prepared else "")
     if not title or set(title) & set('/\\:*?"<>|') or title.startswith("."):
@@ -169,7 +169,7 @@ def _notebook(
         return None
 
 
-def _search(reader: _Keys) -> Search:
+def _search(reader: Keys) -> Search:
     at = reader.at.get("search")
     if at is not None and not at.is_mapping:
         return Search(reader.choice("search", METHODS, "grid"))
@@ -218,7 +218,7 @@ def _ordered(
 ) -> tuple[Entry, ...]:
     """Each parameter after those that its condition names; conditions checked."""
     done: dict[str, Entry] = {}
-    waiting = {name: _condition(entry, entries, known, problems) for name, entry in entries.items()}
+    waiting = {n: _condition(entry, entries, known, problems) for n, entry in entries.items()}
     while waiting:
         ready = [
             name for name, entry in waiting.items()
@@ -250,10 +250,14 @@ def _condition(
             continue
         other = entries.get(name)
         possible = other.values if other else (known[name].default,)
-        if not (other and other.sample in ("uniform", "log-uniform", "int")):
-            if never := [v for v in values if v not in possible and v != known[name].default]:
-                there = ", ".join(repr(v) for v in possible)
-                problems.add(entry.at, f"{name} is never {never[0]!r} here; there is {there}")
+        drawn = other is not None and other.sample in ("uniform", "log-uniform", "int")
+        # A condition may leave the other parameter out, which then has its default.
+        if other is not None and other.when:
+            possible = (*possible, known[name].default)
+        never = [] if drawn else [value for value in values if value not in possible]
+        if never:
+            there = ", ".join(repr(value) for value in possible)
+            problems.add(entry.at, f"{name} is never {never[0]!r} here; there is {there}")
         when.append((name, values))
     return replace(entry, when=tuple(when))
 
@@ -297,73 +301,3 @@ def _size(root: At, problems: Problems, plan: Plan) -> None:
         problems.add(root.value.get("budget"), f"more than {MOST_RUNS:,} runs")
     if not any(entry.varies for entry in plan.entries):
         problems.add(at, f"nothing varies: a {plan.search.method} search has nothing to choose")
-
-
-class _Keys:
-    """Typed access to the names of a mapping; what is wrong becomes a problem."""
-
-    def __init__(self, at: At, problems: Problems) -> None:
-        self.at, self.problems = at.value if at.is_mapping else {}, problems
-
-    def section(self, name: str, known: set[str]) -> _Keys:
-        at = self.at.get(name, At({}, None, name))
-        if not at.is_mapping:
-            self.problems.add(at, f"names and values are wanted here: {', '.join(sorted(known))}")
-            return _Keys(At({}, None, name), self.problems)
-        for key, inner in at.value.items():
-            if key not in known:
-                there = ", ".join(sorted(known))
-                self.problems.add(inner, f"'{key}' is not known here; there are {there}")
-        return _Keys(at, self.problems)
-
-    def text(self, name: str, default: str) -> str:
-        at = self.at.get(name)
-        if at is None:
-            return default
-        if not isinstance(at.value, str | int) or isinstance(at.value, bool):
-            self.problems.add(at, f"a text is wanted here, not {at.plain!r}")
-            return default
-        return str(at.value)
-
-    def choice(self, name: str, known: tuple[str, ...], default: str) -> str:
-        at = self.at.get(name)
-        if at is None:
-            return default
-        if at.value not in known:
-            self.problems.add(at, f"one of {', '.join(known)} is wanted here, not {at.plain!r}")
-            return default
-        return str(at.value)
-
-    def whole(self, name: str, default: int | None, least: int) -> int | None:
-        at = self.at.get(name)
-        if at is None:
-            return default
-        if type(at.value) is not int or at.value < least:
-            text = f"a whole number from {least} on is wanted here, not {at.plain!r}"
-            self.problems.add(at, text)
-            return default
-        return at.value
-
-    def number(self, name: str, default: float | None) -> float | None:
-        at = self.at.get(name)
-        if at is None:
-            return default
-        fine = isinstance(at.value, int | float) and not isinstance(at.value, bool)
-        if not fine or not (0 < at.value < math.inf):
-            self.problems.add(at, f"a number above 0 is wanted here, not {at.plain!r}")
-            return default
-        return float(at.value)
-
-    def seeds(self) -> tuple[int, ...]:
-        """``seeds: 3`` is 0, 1, 2; ``seeds: [7, 8]`` are these."""
-        at = self.at.get("seeds")
-        if at is None:
-            return ()
-        if not isinstance(at.value, list):
-            return tuple(range(self.whole("seeds", 1, 1) or 1))
-        found = at.plain
-        fine = all(type(seed) is int and seed >= 0 for seed in found)
-        if not fine or not found or len(set(found)) != len(found):
-            self.problems.add(at, "different whole numbers from 0 on are wanted here")
-            return ()
-        return tuple(found)

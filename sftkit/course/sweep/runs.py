@@ -59,7 +59,8 @@ def grid(plan: Plan) -> Iterator[dict[str, Any]]:
 
 def drawn(plan: Plan, number: int) -> dict[str, Any]:
     """The random configuration of this number."""
-    known, chosen = defaults(plan), {}
+    known = defaults(plan)
+    chosen: dict[str, Any] = {}
     for entry in plan.entries:
         if entry.holds(known | chosen):
             chosen[entry.name] = entry.draw(number, plan.search.seed)
