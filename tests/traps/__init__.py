@@ -50,7 +50,8 @@ test_near_duplicates_never_straddle_splits |
 test_the_order_of_rows_changes_neither_labels_nor_splits | test_corpora.py::\
 test_labels_by_first_appearance_would_be_permuted |
 | 22 | new vocabulary rows at random scale | comes with adding tokens | |
-| 23 | -1 clamped to position 0 in span losses | comes with question answering | |
+| 23 | -1 clamped to position 0 in span losses | traps/test_parts.py::test_trap_23 | \
+traps/test_parts.py::test_trap_23 |
 | 24 | comparing on one seed | traps/test_training.py::test_trap_24 | \
 traps/test_training.py::test_trap_24 |
 """
