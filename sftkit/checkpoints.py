@@ -208,12 +208,14 @@ def restore(
         CheckpointError: When the checkpoint is damaged or is of another model. The model is
             then as it was.
     """
-    check(checkpoint)
+    manifest = check(checkpoint)
     saved = _tensors(checkpoint, "model")
     states.check_fit(checkpoint, saved, model)
     with _reading(checkpoint / "state.json", checkpoint):
         content = read_json(checkpoint / "state.json")
-        layout, state = content["optimizer"], content["run"]
+        layout, state, step = content["optimizer"], content["run"], content["step"]
+    if (state.get("run"), step) != (manifest["run"], manifest["step"]):
+        raise CheckpointError(f"{checkpoint} is put together from two.", _remedy(checkpoint))
     if accept is not None:
         accept(state)
     states.load_optimizer(checkpoint, _tensors(checkpoint, "optimizer"), layout, optimizer)

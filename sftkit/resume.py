@@ -172,7 +172,7 @@ class Keeper:
         state = checkpoints.restore(checkpoint, self.model, self.optimizer, all_accept)
         self.id = state["run"]
         tensors = checkpoints.tensors(checkpoint, "callbacks")
-        for callback, told in zip(self.callbacks, state["callbacks"], strict=True):
+        for callback, told in zip(self.callbacks, state.pop("callbacks"), strict=True):
             callback.load_state_dict(unpack(told["state"], tensors))
         self._tell(state["conditions"])
         self._restore_generators(checkpoints.tensors(checkpoint, "generators"))
