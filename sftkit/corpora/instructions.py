@@ -1,0 +1,214 @@
+"""Instructions whose answers a program can check: JSON, a list, or one sentence.
+
+``tasks("train", 300)`` makes notes about something and a request in one of three forms. Keys,
+values, wordings of the request and forms of the notes are different ones in ``train``,
+``validation`` and ``test``: what is measured there has not been learnt by heart. Numbers alone
+are drawn from one range for all.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sftkit.corpora.chat_formats import Message
+from sftkit.errors import CorpusError
+
+KINDS = ("json", "list", "sentence")
+SYSTEM = "Do exactly what is asked."
+
+# Key to its possible values; None: a number.
+VALUES: dict[str, dict[str, tuple[str, ...] | None]] = {
+    "train": {
+        "name": ("Anna", "Omar", "Mei", "Lukas", "Zoe", "Ivan", "Rosa", "Ken"),
+        "city": ("Oslo", "Lima", "Cairo", "Kyoto", "Porto", "Delhi", "Austin", "Riga"),
+        "colour": ("red", "green", "dark blue", "yellow", "black", "white", "pink"),
+        "job": ("nurse", "baker", "pilot", "farmer", "judge", "teacher", "welder"),
+        "animal": ("cat", "horse", "parrot", "goat", "hamster", "turtle"),
+        "day": ("Monday", "Tuesday", "Friday", "Sunday", "Saturday"),
+        "age": None, "price": None, "year": None, "floor": None,
+    },
+    "validation": {
+        "owner": ("Paul", "Nadia", "Tom", "Ling", "Vera"),
+        "village": ("Stow", "Murren", "Hallstatt", "Reine"),
+        "fruit": ("apple", "mango", "pear", "cherry"),
+        "distance": None, "score": None,
+    },
+    "test": {
+        "author": ("Ines Moreau", "Carl Berg", "Yuki Tanaka", "Ada Obi", "Sam Ford"),
+        "river": ("Danube", "Volga", "Mekong", "Tagus", "Loire"),
+        "instrument": ("violin", "flute", "drum", "cello", "harp"),
+        "month": ("March", "July", "October", "December", "May"),
+        "weight": None, "room": None,
+    },
+}  # fmt: skip
+NOTES: dict[str, tuple[str, ...]] = {  # how one fact is written
+    "train": ("The {key} is {value}. ", "{key}: {value}\n", "{value} is the {key}. "),
+    "validation": ("{key} -> {value}\n", "For the {key} we have {value}. "),
+    "test": ("{key} = {value}; ", "The {key} given was {value}. "),
+}
+REQUESTS: dict[str, dict[str, tuple[str, ...]]] = {
+    "train": {
+        "json": (
+            "Answer in JSON with the keys {keys}.",
+            "Write a JSON object with these keys: {keys}.",
+            "Return {keys} as JSON.",
+            "Put {keys} into a JSON object.",
+        ),
+        "list": (
+            "List {keys}, one per line, each after a dash.",
+            "Make a list with a dash before each value: {keys}.",
+            "Answer as a dash list: {keys}.",
+        ),
+        "sentence": (
+            "Tell me {keys} in one sentence.",
+            "Answer in a single sentence: {keys}?",
+            "Write one sentence that says {keys}.",
+        ),
+    },
+    "validation": {
+        "json": ("Give a JSON object. Its keys: {keys}.",),
+        "list": ("{keys}, as a list with dashes, please.",),
+        "sentence": ("In one sentence: what about {keys}?",),
+    },
+    "test": {
+        "json": (
+            "I need JSON. Its keys must be {keys}.",
+            "Extract {keys} and reply with a JSON object only.",
+        ),
+        "list": ("Give me {keys} as dashed lines.", "Reply with a list of dashes for {keys}."),
+        "sentence": ("One sentence, please, with {keys}.", "Sum up {keys} in one sentence."),
+    },
+}
+MOST_KEYS = 3  # asked for at a time
+NUMBERS = (2, 98)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A request, a right answer, and what the answer must hold.
+
+    Attributes:
+        kind: One of `KINDS`.
+        prompt: What the user says.
+        answer: One right answer, in the form that is trained.
+        expected: Key to value, in the order asked for.
+    """
+
+    kind: str
+    prompt: str
+    answer: str
+    expected: dict[str, str | int]
+
+    def messages(self, answered: bool = True) -> list[Message]:
+        """As turns, with the answer or ready to be answered."""
+        asked = [
+            {"role": "system", "content": SYSTEM},
+            {"role": "user", "content": self.prompt},
+        ]
+        return [*asked, {"role": "assistant", "content": self.answer}] if answered else asked
+
+
+def tasks(part: str, n: int, seed: int = 0) -> list[Task]:
+    """``n`` different tasks of a split, the kinds in turn.
+
+    Raises:
+        CorpusError: An unknown split, or more tasks than there are.
+    """
+    import numpy as np
+
+    if part not in VALUES or n < 1:
+        raise CorpusError(
+            f"{n} tasks of part {part!r}.", f"Give at least 1, of {', '.join(VALUES)}."
+        )
+    generator = np.random.default_rng([seed, list(VALUES).index(part)])
+    found: dict[str, Task] = {}
+    for _ in range(20 * n):
+        task = _task(part, KINDS[len(found) % len(KINDS)], generator)
+        found.setdefault(task.prompt, task)
+        if len(found) == n:
+            return list(found.values())
+    raise CorpusError(f"There are not {n:,} different tasks for {part}.", "Ask for fewer.")
+
+
+def _task(part: str, kind: str, generator: Any) -> Task:
+    def draw(choices: Sequence[Any]) -> Any:
+        return choices[int(generator.integers(len(choices)))]
+
+    keys = [list(VALUES[part])[i] for i in generator.permutation(len(VALUES[part]))]
+    keys = keys[: int(generator.integers(MOST_KEYS, 5))]
+    facts: dict[str, str | int] = {}
+    for key in keys:
+        values = VALUES[part][key]
+        facts[key] = int(generator.integers(*NUMBERS)) if values is None else draw(values)
+    form = draw(NOTES[part])
+    notes = "".join(form.format(key=key, value=value) for key, value in facts.items()).strip()
+    asked = [keys[i] for i in generator.permutation(len(keys))]
+    asked = asked[: int(generator.integers(1, MOST_KEYS + 1))]
+    expected = {key: facts[key] for key in asked}
+    request = draw(REQUESTS[part][kind]).format(keys=_listed(asked))
+    return Task(kind, f"{notes}\n{request}", right_answer(kind, expected), expected)
+
+
+def right_answer(kind: str, expected: dict[str, str | int]) -> str:
+    """The answer in the form that is trained."""
+    if kind == "json":
+        return json.dumps(expected, ensure_ascii=False)
+    if kind == "list":
+        return "\n".join(f"- {value}" for value in expected.values())
+    said = _listed([f"the {key} is {value}" for key, value in expected.items()])
+    return f"{said[0].upper()}{said[1:]}."
+
+
+def wrong(task: Task, answer: str) -> str:
+    """What is wrong with an answer, in a few words; "" when it does what was asked."""
+    answer = answer.strip()
+    if not answer:
+        return "empty"
+    values = [str(value) for value in task.expected.values()]
+    if task.kind == "json":
+        return _wrong_json(task, answer)
+    if task.kind == "list":
+        lines = answer.splitlines()
+        if not all(line.startswith("- ") for line in lines):
+            return "not a list of dashes"
+        held = [line[2:].strip() for line in lines]
+        if len(held) != len(values):
+            return "too many lines" if len(held) > len(values) else "too few lines"
+        missing = any(v not in h for v, h in zip(values, held, strict=True))
+        return "wrong values" if missing else ""
+    if "\n" in answer or not answer.endswith((".", "!")):
+        return "not one sentence"
+    if re.search(r"[.!?]\s", answer):
+        return "more than one sentence"
+    words = re.findall(r"\w+", answer)
+    said = all(all(word in words for word in re.findall(r"\w+", v)) for v in values)
+    return "" if said else "wrong values"
+
+
+def _wrong_json(task: Task, answer: str) -> str:
+    try:
+        found = json.loads(answer)
+    except ValueError:
+        return "not JSON"
+    if not isinstance(found, dict):
+        return "no object"
+    if set(found) != set(task.expected):
+        return "wrong keys"
+    same = all(str(found[key]) == str(value) for key, value in task.expected.items())
+    return "" if same else "wrong values"
+
+
+def few_shot(task: Task, shots: Sequence[Task]) -> list[Message]:
+    """The task after a few solved ones, as earlier turns: what to try before training."""
+    turns = task.messages(answered=False)
+    solved = [turn for shot in shots for turn in shot.messages()[1:]]
+    return [turns[0], *solved, *turns[1:]]
+
+
+def _listed(words: Sequence[str]) -> str:
+    """a, b and c."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -1,0 +1,100 @@
+"""Tasks that a program checks: right answers pass, wrong ones are named, nothing is shared."""
+
+from __future__ import annotations
+
+import json
+from itertools import combinations
+
+import pytest
+
+from sftkit.corpora import instructions
+from sftkit.corpora.chat_formats import checked
+from sftkit.corpora.instructions import KINDS, NOTES, REQUESTS, VALUES, Task, tasks, wrong
+from sftkit.errors import CorpusError
+
+
+@pytest.mark.parametrize("part", VALUES)
+def test_right_answers_are_right_and_talks_are_well_formed(part):
+    made = tasks(part, 120)
+    assert len({task.prompt for task in made}) == 120
+    assert [task.kind for task in made[:6]] == [*KINDS, *KINDS]
+    for task in made:
+        assert wrong(task, task.answer) == ""
+        checked(task.messages(), "x")
+        assert [turn["role"] for turn in task.messages(answered=False)] == ["system", "user"]
+    assert tasks(part, 120) == made and tasks(part, 120, seed=1) != made
+
+
+def test_nothing_that_is_measured_was_trained():
+    for one, other in combinations(VALUES, 2):
+        assert not set(VALUES[one]) & set(VALUES[other])
+        assert not set(NOTES[one]) & set(NOTES[other])
+        assert not _words(one) & _words(other)
+        for kind in KINDS:
+            assert not set(REQUESTS[one][kind]) & set(REQUESTS[other][kind])
+    prompts = [{task.prompt for task in tasks(part, 200)} for part in VALUES]
+    assert not prompts[0] & prompts[2]
+
+
+def _words(part):
+    return {value for values in VALUES[part].values() for value in values or ()}
+
+
+TASK = {
+    kind: Task(kind, "", instructions.right_answer(kind, expected), expected)
+    for kind in KINDS
+    for expected in [{"river": "Tagus", "room": 7}]
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer", "says"),
+    [
+        ("json", '{"room": 7, "river": "Tagus"}', ""),
+        ("json", '{"room": "7", "river": "Tagus"}', ""),
+        ("json", '```json\n{"room": 7, "river": "Tagus"}\n```', "not JSON"),
+        ("json", '["Tagus", 7]', "no object"),
+        ("json", '{"river": "Tagus"}', "wrong keys"),
+        ("json", '{"river": "Tagus", "room": 7, "more": 1}', "wrong keys"),
+        ("json", '{"river": "Volga", "room": 7}', "wrong values"),
+        ("list", "- Tagus\n- 7", ""),
+        ("list", "- river: Tagus\n- room: 7", ""),
+        ("list", "* Tagus\n* 7", "not a list of dashes"),
+        ("list", "Here:\n- Tagus\n- 7", "not a list of dashes"),
+        ("list", "- Tagus", "too few lines"),
+        ("list", "- Tagus\n- 7\n- May", "too many lines"),
+        ("list", "- 7\n- Tagus", "wrong values"),
+        ("sentence", "Room 7 looks at the Tagus.", ""),
+        ("sentence", "The room is 7. The river is Tagus.", "more than one sentence"),
+        ("sentence", "The river is Tagus", "not one sentence"),
+        ("sentence", "The river is Tagus and the room is 77.", "wrong values"),
+        ("sentence", "  ", "empty"),
+    ],
+)
+def test_wrong_answers_are_named(kind, answer, says):
+    assert wrong(TASK[kind], answer) == says
+
+
+def test_no_constant_answer_does_well():
+    made = tasks("test", 300)
+    best = max(sum(not wrong(t, answer) for t in made) for answer in {t.answer for t in made})
+    assert best < 15
+
+
+def test_few_shot_turns():
+    shots = tasks("train", 2)
+    turns = instructions.few_shot(tasks("test", 1)[0], shots)
+    roles = ["system", "user", "assistant", "user", "assistant", "user"]
+    assert [turn["role"] for turn in turns] == roles
+    assert json.loads(turns[2]["content"]) == shots[0].expected
+
+
+def test_what_is_refused(monkeypatch):
+    with pytest.raises(CorpusError, match="0 tasks of part"):
+        tasks("train", 0)
+    with pytest.raises(CorpusError, match="part 'other'"):
+        tasks("other", 3)
+    only = tasks("test", 1)[0]
+    monkeypatch.setattr(instructions, "_task", lambda *_: only)
+    with pytest.raises(CorpusError, match="There are not 2 different tasks for test"):
+        tasks("test", 2)
