@@ -54,6 +54,7 @@ def gather() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "machine": f"{platform.system()} {platform.machine()}",
         "gflops": matrix_rate(),
+        "peak_memory_gb": peak_memory(),
         "conditions": exact.conditions(),
     }
 
@@ -75,6 +76,20 @@ def compare_results(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> exact
     if other:
         return exact.Case(exact.OTHER, None, tuple(f"another {name}" for name in other))
     return exact.compare(ours.get("conditions") or {}, theirs.get("conditions") or {})
+
+
+def peak_memory() -> float:
+    """The most memory that this process has held so far, in GB."""
+    if sys.platform == "win32":
+        import psutil
+
+        peak = psutil.Process().memory_info().peak_wset
+    else:
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return round(peak / 1e9, 3)
 
 
 def matrix_rate() -> dict[str, Any] | None:
