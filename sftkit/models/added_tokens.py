@@ -70,6 +70,7 @@ def add_tokens(
             f"the tokenizer has the id {known[-1]}, and the model {before} rows.",
             "Give the model's own tokenizer.",
         )
+    _refuse_adapter(model)
     tokenizer.add_tokens(list(tokens), special_tokens=special)
     ids = tokenizer.convert_tokens_to_ids(list(tokens))
     needed = max(*known, *ids) + 1
@@ -121,16 +122,22 @@ def grow(model: nn.Module, rows: int) -> None:
                     setattr(owner, size, rows)
         model.config = replace(model.config, vocab=rows)  # type: ignore[assignment, type-var]
         return
+    _refuse_adapter(model)
     inner = _with_tables(model)
-    if hasattr(inner.get_output_embeddings(), "lora_a"):
-        raise ModelError(
-            "the output layer has an adapter.", "Add the tokens first, then the adapters."
-        )
     with torch.random.fork_rng():  # rows are drawn at random, only to be replaced
         inner.resize_token_embeddings(rows, mean_resizing=False)
     with torch.no_grad():
         for tensor in vocabulary_tensors(model).values():
             tensor[before:] = 0
+
+
+def _refuse_adapter(model: nn.Module) -> None:
+    """An output layer is replaced by a longer one, and its adapter would be lost."""
+    find = getattr(model, "get_output_embeddings", None)
+    if find is not None and hasattr(find(), "lora_a"):
+        raise ModelError(
+            "the output layer has an adapter.", "Add the tokens first, then the adapters."
+        )
 
 
 def _longer(tensor: torch.Tensor, rows: int) -> nn.Parameter:

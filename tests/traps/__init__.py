@@ -38,7 +38,8 @@ traps/test_training.py::test_trap_14 |
 traps/test_training.py::test_trap_15 |
 | 16 | resume is not exact | engine/test_fit.py::test_resume_at_every_step_is_exact | \
 engine/test_fit.py::test_generators_are_restored_too |
-| 17 | LoRA with tied or resized embeddings | comes with LoRA | |
+| 17 | LoRA with tied or resized embeddings | traps/test_parts.py::test_trap_17 | \
+traps/test_parts.py::test_trap_17 |
 | 18 | dropout left on in evaluation, or off in training | \
 traps/test_training.py::test_trap_18 | traps/test_training.py::test_trap_18 |
 | 19 | weight decay on biases and norms | traps/test_training.py::test_trap_19 | \
@@ -49,7 +50,8 @@ test_near_duplicates_never_straddle_splits |
 | 21 | label order from the data's first appearance | test_corpora.py::\
 test_the_order_of_rows_changes_neither_labels_nor_splits | test_corpora.py::\
 test_labels_by_first_appearance_would_be_permuted |
-| 22 | new vocabulary rows at random scale | comes with adding tokens | |
+| 22 | new vocabulary rows at random scale | traps/test_parts.py::test_trap_22 | \
+traps/test_parts.py::test_trap_22 |
 | 23 | -1 clamped to position 0 in span losses | traps/test_parts.py::test_trap_23 | \
 traps/test_parts.py::test_trap_23 |
 | 24 | comparing on one seed | traps/test_training.py::test_trap_24 | \
