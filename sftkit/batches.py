@@ -58,7 +58,8 @@ class Examples:
         pad_id: The token id that fills up ``input_ids``.
     """
 
-    FILL = {"labels": IGNORE}  # everything else is filled with 0; input_ids with pad_id
+    # Everything else is filled with 0; input_ids with pad_id.
+    FILL = {"labels": IGNORE, "rejected_labels": IGNORE}
 
     def __init__(self, columns: Mapping[str, Ragged | np.ndarray], pad_id: int = 0) -> None:
         sizes = {name: len(column) for name, column in columns.items()}

@@ -27,7 +27,7 @@ FLOORS = [
     ["batches_lm", "packing"],
     ["losses"],
     ["losses_lm"],
-    ["losses_chunked", "losses_spans", "losses_tags"],
+    ["losses_chunked", "losses_preference", "losses_spans", "losses_tags"],
     ["models"],
     ["guard"],
     ["optim"],

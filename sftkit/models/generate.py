@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from sftkit.errors import ModelError, ParameterError
+from sftkit.errors import ModelError
 from sftkit.models.decoder import Decoder
+from sftkit.models.sampling import Sampling, choose
 
 
 @torch.inference_mode()
@@ -38,11 +39,7 @@ def generate(
         raise ModelError(
             f"ids has the shape {tuple(ids.shape)}.", "Give (rows, tokens), at least one token."
         )
-    if temperature < 0 or (top_k is not None and top_k < 1):
-        raise ParameterError(
-            f"temperature={temperature}, top_k={top_k}.",
-            "temperature must be at least 0, and top_k at least 1.",
-        )
+    sampling = Sampling(temperature, top_k)
     training, most = model.training, model.config.max_length
     model.eval()
     try:
@@ -54,7 +51,7 @@ def generate(
             output = model(fresh, cache=cache, keep=True)
             assert output.logits is not None
             cache = output.cache
-            fresh = _choose(output.logits[:, -1], temperature, top_k, generator)
+            fresh = choose(output.logits[:, -1], sampling, None, generator)
             if stop is not None:
                 fresh = fresh.masked_fill(done[:, None], stop)
                 done |= fresh[:, 0] == stop
@@ -64,19 +61,3 @@ def generate(
     finally:
         model.train(training)
     return ids
-
-
-def _choose(
-    logits: torch.Tensor,
-    temperature: float,
-    top_k: int | None,
-    generator: torch.Generator | None,
-) -> torch.Tensor:
-    """One token per row, ``(B, V)`` to ``(B, 1)``."""
-    if temperature == 0:
-        return logits.argmax(dim=-1, keepdim=True)
-    if top_k is not None and top_k < logits.shape[-1]:
-        lowest = logits.topk(top_k, dim=-1).values[:, -1:]
-        logits = logits.masked_fill(logits < lowest, -torch.inf)
-    probs = (logits / temperature).softmax(dim=-1)
-    return torch.multinomial(probs, 1, generator=generator)

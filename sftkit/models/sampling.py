@@ -83,9 +83,15 @@ def keep_top_p(logits: torch.Tensor, p: float) -> torch.Tensor:
     return logits.masked_fill(gone.scatter(-1, place, gone), -torch.inf)
 
 
-def processed(logits: torch.Tensor, sampling: Sampling, seen: torch.Tensor) -> torch.Tensor:
-    """Logits ``(B, V)`` after all changes that are asked for."""
+def processed(
+    logits: torch.Tensor, sampling: Sampling, seen: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Logits ``(B, V)`` after all changes that are asked for.
+
+    ``seen (B, V)`` says which tokens are there already; only the penalty needs it.
+    """
     if sampling.repetition_penalty != 1:
+        assert seen is not None
         logits = penalize(logits, seen, sampling.repetition_penalty)
     if sampling.temperature == 0:
         return logits
@@ -100,7 +106,7 @@ def processed(logits: torch.Tensor, sampling: Sampling, seen: torch.Tensor) -> t
 def choose(
     logits: torch.Tensor,
     sampling: Sampling,
-    seen: torch.Tensor,
+    seen: torch.Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:
     """One token per row: ``(B, V)`` to ``(B, 1)``."""
