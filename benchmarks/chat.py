@@ -46,7 +46,7 @@ def load_model(job: dict[str, Any]) -> Any:
 
     from sftkit import assets
 
-    folder = assets.path("smollm2")
+    folder = assets.path("smollm2-135m-instruct")
     if job["tiny"]:
         torch.manual_seed(0)
         return LlamaForCausalLM(
@@ -150,7 +150,7 @@ def _tokenizer() -> Any:
 
     from sftkit import assets
 
-    return AutoTokenizer.from_pretrained(assets.path("smollm2"))
+    return AutoTokenizer.from_pretrained(assets.path("smollm2-135m-instruct"))
 
 
 def prepare(rows: int, others: int, folder: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 # jupyter:
 #   kernelspec: {display_name: Python 3, language: python, name: python3}
 #   sftkit:
-#     strict: false
+#     strict: true
 #     minutes: 1
 #     assets: [tweets]
 # ---
@@ -215,7 +215,8 @@ names = corpus["train"].features["label"].names
 x_train, x_validation, x_test = tfidf(texts, texts_validation, texts_test)
 logits, logits_validation = {}, {}
 for name, C in [("firm", 1.0), ("loose", 100.0)]:
-    model = LogisticRegression(C=C, tol=1e-7, max_iter=5000).fit(x_train, y_train)
+    model = LogisticRegression(C=C, solver="newton-cg", tol=1e-10, max_iter=500)
+    model.fit(x_train, y_train)
     logits[name] = model.decision_function(x_test)
     logits_validation[name] = model.decision_function(x_validation)
 found = {name: Predictions(z, y_test) for name, z in logits.items()}
