@@ -1,0 +1,237 @@
+"""How many labelled sentences does a small encoder need? The runs behind notebook 09's curve.
+
+    python benchmarks/entities.py --dry-run      # what is missing, with an estimate of the time
+    python benchmarks/entities.py                # all of it
+    python benchmarks/entities.py --minutes 30   # begin no run after half an hour
+    python benchmarks/entities.py --model features "pretrained, CRF"
+
+It may be interrupted at any time: a finished run is in the records. A record counts until the
+weights that it began with change. Rates are chosen on validation sentences at the smallest size
+with a seed of their own; the test sentences are read once per run of the curve.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.pretraining import WEIGHTS  # noqa: E402
+from sftkit.files import locked, read_json, sha256, write_json  # noqa: E402
+
+RECORDS = ROOT / "benchmarks" / "records" / "entities.json"
+START = "zh-char-encoder"
+BUCKETS = 2**17
+MODELS: dict[str, dict[str, Any]] = {  # the encoder's; their sizes are the same
+    "pretrained, CRF": {"buckets": BUCKETS},
+    "from scratch, CRF": {"buckets": BUCKETS, "pretrained": False},
+    "pretrained, softmax": {"buckets": BUCKETS, "crf": False},
+    "pretrained, CRF, no n-grams": {},
+}
+BASELINE = "features"
+EPOCHS_AT = {500: 8, 2_000: 4, 8_000: 2}  # the same for every encoder
+SEEDS = (0, 1, 2)
+RATES = (5e-4, 1e-3, 2e-3)  # highest learning rates tried, for every encoder
+TUNED_AT, TUNING_SEED = 500, 100  # other sentences, head and order than those of the curve
+LENGTH, BATCH = 128, 16
+GRID = ((0.0, 0.1), (0.1, 0.01), (0.2, 0.001))  # of the baseline: (L1, L2)
+STEPS = 100  # of the baseline's optimizer
+WATCHED = 400  # validation sentences that choose
+
+# For the estimate: seconds of one thread for a sentence of training, and for what is around it.
+PER_SENTENCE = {"encoder": 0.012, BASELINE: 0.011}
+AROUND = {"encoder": 25.0, BASELINE: 12.0}
+
+
+def jobs(seeds: tuple[int, ...] = SEEDS) -> list[dict[str, Any]]:
+    """All runs: the baseline and the tuning first, then the curve from its cheap end."""
+    linear = [
+        {"group": "curve", "model": BASELINE, "sentences": size, "seed": seed}
+        for size in EPOCHS_AT
+        for seed in seeds
+    ]
+    tuning = [
+        {"group": "tuning", "model": name, "sentences": TUNED_AT, "lr": lr, "seed": TUNING_SEED}
+        for name in MODELS
+        for lr in RATES
+    ]
+    curve = [
+        {"group": "curve", "model": name, "sentences": size, "seed": seed}
+        for size in EPOCHS_AT
+        for seed in seeds
+        for name in MODELS
+    ]
+    return linear + tuning + curve
+
+
+@lru_cache(maxsize=2)
+def corpus(size: int, seed: int) -> Any:
+    """Training sentences of one size; the validation sentences that choose; all test ones."""
+    import numpy as np
+
+    from sftkit.corpora import tagged
+
+    data = tagged.load("peoples-daily", limit=size, seed=seed)
+    spaced = np.linspace(0, len(data["validation"]) - 1, WATCHED).astype(int)
+    data["validation"] = data["validation"].select(spaced)
+    return data
+
+
+def baseline(size: int, seed: int) -> tuple[list[list[str]], dict[str, Any]]:
+    """Tags of the test sentences by the field on features, tuned on validation."""
+    from sftkit.models import feature_crf
+
+    data = corpus(size, seed)
+    items = {name: feature_crf.prepared(part["tokens"]) for name, part in data.items()}
+    train, watch = (list(data[name]["tags"]) for name in ("train", "validation"))
+    model, tried = feature_crf.tuned(
+        items["train"], train, items["validation"], watch, GRID, STEPS
+    )
+    facts = {"chosen": {"c1": model.c1, "c2": model.c2}, "tried": [list(t) for t in tried]}
+    return model.predict(items["test"]), facts
+
+
+def fine_tune(
+    name: str, size: int, seed: int, lr: float, split: str
+) -> tuple[list[list[str]], dict[str, Any]]:
+    """Tags of a split by an encoder after fine-tuning; the last epoch's, not the best."""
+    from sftkit import encode_tags
+    from sftkit.batches import Batches, Examples
+    from sftkit.corpora import spans, tagged
+    from sftkit.evaluate import tagging
+    from sftkit.fit import fit
+    from sftkit.losses_tags import tagging as loss
+    from sftkit.models.load_tags import load_tagger
+
+    data = corpus(size, seed)
+    names = spans.tag_names(tagged.types(data))
+    model, tokenizer = load_tagger(START, names, seed=seed, **MODELS[name])
+    encoded = encode_tags.tags(data, tokenizer, names, LENGTH)
+    train, watch = (
+        Examples.of(encoded[part], tokenizer.pad_token_id) for part in ("train", split)
+    )
+    epochs = EPOCHS_AT[size]
+    label = f"{name}, {size} sentences, seed {seed}"
+    batches = Batches(train, BATCH, seed=seed)
+    state = fit(model, batches, loss(), epochs=epochs, lr=lr, seed=seed, label=label)
+    facts = {"lr": lr, "epochs": epochs, "training_seconds": round(state.seconds, 1)}
+    return tagging.predict_tags(model, watch, names), facts
+
+
+def best_rate(runs: list[dict[str, Any]], name: str) -> float:
+    """The learning rate with the best validation F1."""
+    tuned = [r for r in runs if r["job"]["group"] == "tuning" and r["job"]["model"] == name]
+    return float(max(tuned, key=lambda r: r["f1"][0])["job"]["lr"])
+
+
+def one_job(job: dict[str, Any], runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Run a job; what is recorded of it."""
+    from sftkit.corpora import tagged
+    from sftkit.evaluate import tagging
+
+    begin, name = time.process_time(), job["model"]
+    split = "validation" if job["group"] == "tuning" else "test"
+    if name == BASELINE:
+        found, facts = baseline(job["sentences"], job["seed"])
+    else:
+        lr = job.get("lr") or best_rate(runs, name)
+        found, facts = fine_tune(name, job["sentences"], job["seed"], lr, split)
+    data = corpus(job["sentences"], job["seed"])
+    report = tagging.tag_report(list(data[split]["tags"]), found, tagged.types(data))
+    sums = report.sums.sum(axis=1).T  # (3, sentences), for paired comparisons
+    done = {
+        "job": job,
+        "command": "python benchmarks/entities.py",
+        "split": split,
+        "f1": list(report.f1),
+        "f1_by_type": {kind: f1[0] for kind, _, _, f1, _ in report.per_type},
+        **facts,
+        "weights": weights_hash(name),
+        "processor_seconds": round(time.process_time() - begin, 1),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    if split == "test":
+        counts = dict(zip(tagging.COUNTS, sums, strict=True))
+        done["counts"] = {k: " ".join(map(str, v.tolist())) for k, v in counts.items()}
+    return done
+
+
+def weights_hash(name: str) -> str:
+    """Which weights a run began with; empty where there were none."""
+    if name == BASELINE or not MODELS[name].get("pretrained", True):
+        return ""
+    file = WEIGHTS / START / "sftkit.safetensors"
+    return sha256(file)[:16] if file.is_file() else "missing"
+
+
+def estimate(job: dict[str, Any], runs: list[dict[str, Any]]) -> float:
+    """Seconds of one thread: those of the same job before, or from the sizes."""
+    if same := [r for r in runs if _alike(r["job"], job)]:
+        return sum(r["processor_seconds"] for r in same) / len(same)
+    kind, passes = (BASELINE, len(GRID)) if job["model"] == BASELINE else ("encoder", 0)
+    passes = passes or EPOCHS_AT[job["sentences"]]
+    return AROUND[kind] + PER_SENTENCE[kind] * job["sentences"] * passes
+
+
+def _alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return all(one[k] == other[k] for k in ("group", "model", "sentences"))
+
+
+def missing(
+    runs: list[dict[str, Any]], models: list[str] | None = None
+) -> list[dict[str, Any]]:
+    """The jobs without a record from the weights as they are now."""
+    done = {(str(r["job"]), r["weights"]) for r in runs}
+    chosen = [job for job in jobs() if not models or job["model"] in models]
+    return [job for job in chosen if (str(job), weights_hash(job["model"])) not in done]
+
+
+def read_runs() -> list[dict[str, Any]]:
+    """The records so far."""
+    return read_json(RECORDS)["runs"] if RECORDS.is_file() else []
+
+
+def keep_run(done: dict[str, Any]) -> None:
+    """Add a run to the records, in place of an older one of the same job."""
+    with locked(RECORDS.with_name(f".{RECORDS.name}.lock")):
+        runs = [r for r in read_runs() if r["job"] != done["job"]] + [done]
+        order = {str(known): i for i, known in enumerate(jobs())}
+        runs.sort(key=lambda r: order.get(str(r["job"]), len(order)))
+        write_json(RECORDS, {"runs": runs})
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--dry-run", action="store_true", help="print the plan only")
+    parser.add_argument("--minutes", type=float, help="begin no run after so many")
+    parser.add_argument("--model", nargs="*", choices=[BASELINE, *MODELS], help="only these")
+    options = parser.parse_args(arguments)
+    begin, runs = time.monotonic(), read_runs()
+    todo = missing(runs, options.model)
+    minutes = sum(estimate(job, runs) for job in todo) / 60
+    print(f"{len(todo)} of {len(jobs())} runs to do, about {minutes:.0f} minutes of one core")
+    for job in todo:
+        plan = f"{job['group']:6}  {job['model']:28} {job['sentences']:>5,}  seed {job['seed']}"
+        plan += f"  lr {job['lr']:g}" if "lr" in job else ""
+        if options.dry_run:
+            print(f"{plan}  about {estimate(job, runs):.0f} s")
+            continue
+        if options.minutes is not None and time.monotonic() - begin > 60 * options.minutes:
+            print(f"{options.minutes:g} minutes are over")
+            return
+        done = one_job(job, read_runs())
+        keep_run(done)
+        print(f"{time.strftime('%H:%M')}  {plan}  F1 {100 * done['f1'][0]:.1f}", flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on")
