@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import Any
 
 from sftkit.course.report.rows import Configuration, Effect, Tables, pareto
@@ -12,7 +13,7 @@ from sftkit.teach import show
 Figure = tuple[Any, str] | None
 LOG_FROM = 20  # largest over smallest value, from which an axis is logarithmic
 MOST_LINES = 400
-NAMED = 5  # learning curves with a colour of their own
+NAMED = (0, 1, 2, 4, 5)  # colours of the best learning curves; the others are grey
 
 
 def parallel(found: Tables, configurations: list[Configuration]) -> Figure:
@@ -92,16 +93,16 @@ def curves(found: Tables, configurations: list[Configuration]) -> Figure:
     chosen = [wanted if wanted in names else names[0]] if names else []
     if "training_loss" in set(found.curves["name"]):
         chosen.append("training_loss")
-    best = {run: rank for rank, c in enumerate(configurations[:NAMED]) for run in c.runs}
+    best = {run: rank for rank, c in enumerate(configurations[: len(NAMED)]) for run in c.runs}
     fig, axes = show.new_figure(height=3.2, columns=len(chosen), squeeze=False)
     for ax, name in zip(axes[0], chosen, strict=True):
         part = found.curves[found.curves["name"] == name]
-        labelled = set()
+        labelled: set[int] = set()
         for (run, _), rows in part.groupby(["run", "training"]):
             rank = best.get(run)
             style: dict[str, Any] = {"color": "#c8c8c8", "lw": 0.8, "zorder": 1}
             if rank is not None:
-                colour, marker = show.COLOURS[rank], show.MARKERS[rank]
+                colour, marker = show.COLOURS[NAMED[rank]], show.MARKERS[rank]
                 style = {"color": colour, "marker": marker, "ms": 4, "lw": 1.3, "zorder": 3}
                 if rank not in labelled:
                     style["label"] = _label(found, configurations[rank])
@@ -111,7 +112,8 @@ def curves(found: Tables, configurations: list[Configuration]) -> Figure:
         ax.set_title(name.replace("_", " ").capitalize())
     if best:
         handles, texts = axes[0][0].get_legend_handles_labels()
-        order = sorted(range(len(texts)), key=lambda i: texts[i])
+        ranks = {_label(found, c): rank for rank, c in enumerate(configurations)}
+        order = sorted(range(len(texts)), key=lambda i: ranks[texts[i]])
         fig.legend([handles[i] for i in order], [texts[i] for i in order],
                    loc="outside lower center", ncols=1, fontsize=8)  # fmt: skip
     count = found.curves["run"].nunique()
@@ -148,9 +150,9 @@ class _Scale:
 
     def __init__(self, values: list[Any], force_linear: bool = False) -> None:
         self.values = values
-        self.numeric = all(isinstance(v, int | float) and not isinstance(v, bool)
-                           or type(v).__module__ == "numpy" and hasattr(v, "__float__")
-                           and type(v).__name__ != "bool" for v in values)  # fmt: skip
+        self.numeric = all(
+            isinstance(value, Real) and not isinstance(value, bool) for value in values
+        )
         if self.numeric:
             self.low, self.high = float(min(values)), float(max(values))
             ratio = self.high / self.low if self.low > 0 else 0

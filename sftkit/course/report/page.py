@@ -105,7 +105,8 @@ def _compared(found: rows.Tables, folder: Path) -> list[str]:
             "What each parameter does",
             "Grey dots are runs; squares are means over everything else, with 95 % intervals "
             "where there are several runs. The share of the variance says how much of the "
-            "difference between runs goes with this parameter alone.",
+            "difference between runs goes with this parameter. In a full grid the shares do "
+            "not overlap; where parameters depend on others, or were drawn, they do.",
             figures.effect_panels(found, effects),
         ),
         ("Learning curves", "", figures.curves(found, ranked)),
@@ -134,7 +135,9 @@ def _ranking(found: rows.Tables, ranked: Sequence[rows.Configuration], folder: P
     lines = []
     for rank, c in enumerate(ranked[:MOST_ROWS], 1):
         links = [
-            Link(run, _href(found.links[run], folder)) for run in c.runs if run in found.links
+            Link(name, _href(found.links[run], folder))
+            for run, name in zip(c.runs, _copies(found, c), strict=True)
+            if run in found.links
         ]
         lines.append([
             rank, *(number(c.chosen[name]) for name in found.varied), len(c.runs),
@@ -142,6 +145,20 @@ def _ranking(found: rows.Tables, ranked: Sequence[rows.Configuration], folder: P
             f"{c.memory:.2f}" if c.memory else "", Links(links),
         ])  # fmt: skip
     return _table([*header, "executed notebooks"], lines)
+
+
+def _copies(found: rows.Tables, c: rows.Configuration) -> list[str]:
+    """What tells the runs of one configuration from each other."""
+    runs = found.runs.set_index("run").loc[c.runs]
+    both = zip(_whole(runs["seed"]), runs["repetition"], strict=True)
+    names = [label_of({}, [], seed, repetition) for seed, repetition in both]
+    return ["open" if name == "the run" else name.replace("=", " ") for name in names]
+
+
+def _whole(column: Any) -> list[int | None]:
+    import pandas as pd
+
+    return [None if pd.isna(value) else int(value) for value in column]
 
 
 def _failures(found: rows.Tables, folder: Path) -> list[str]:
@@ -180,7 +197,7 @@ def _all_runs(found: rows.Tables, folder: Path) -> list[str]:
 def _name(found: rows.Tables, row: Any) -> str:
     import pandas as pd
 
-    seed = None if pd.isna(row["seed"]) else int(row["seed"])
+    seed = _whole([row["seed"]])[0]
     chosen = {name: row[name] for name in found.varied if not pd.isna(row[name])}
     return label_of(chosen, found.varied, seed, int(row["repetition"]))
 
