@@ -322,7 +322,8 @@ def labels_by_word_ids(sentence, numbers):
     whole = wordpiece(sentence, is_split_into_words=True)
     words = whole.word_ids()
     first = [w is not None and w not in words[:i] for i, w in enumerate(words)]
-    return whole["input_ids"], [numbers[w] if f else -100 for w, f in zip(words, first, strict=False)]
+    pairs = zip(words, first, strict=True)
+    return whole["input_ids"], [numbers[w] if f else -100 for w, f in pairs]
 
 
 message_names = spans.tag_names(redaction.types(), "BIO")
@@ -336,9 +337,9 @@ for split in ("train", "validation", "test"):
     for s in some:
         ids, labels = labels_by_word_ids(s.tokens, [number[t] for t in s.tags])
         theirs.append((ids, labels))
-        shifted = [-100, *(number[t] for t in s.tags)]
-        wrong += sum(a != b for a, b in zip(labels[1:], shifted[1:], strict=False) if a > 0)
-        total += sum(a > 0 for a in labels[1:])
+        shifted = [-100, *(number[t] for t in s.tags), *[0] * len(labels)]
+        wrong += sum(a != b for a, b in zip(labels, shifted, strict=False) if a > 0)
+        total += sum(a > 0 for a in labels)
 same("ids and labels in one pass vs word_ids", ours, theirs)
 print(
     f"labels by position: {100 * wrong / total:.0f} % of all entity words get a wrong one"
@@ -450,7 +451,7 @@ show.table(
 def score(e, A, y):
     """s(y) of one sequence; e (T, K), A (K, K)."""
     total = sum(e[t, k] for t, k in enumerate(y))
-    return total + sum(A[j, k] for j, k in zip(y, y[1:], strict=False))
+    return total + sum(A[j, k] for j, k in itertools.pairwise(y))
 
 
 def forward(e, A):
@@ -479,7 +480,7 @@ def field_gradient(e, A, y):
     dA = pairs.exp().sum(dim=0)
     for t, k in enumerate(y):
         de[t, k] -= 1
-    for j, k in zip(y, y[1:], strict=False):
+    for j, k in itertools.pairwise(y):
         dA[j, k] -= 1
     return torch.cat([de.flatten(), dA.flatten()])
 
@@ -609,8 +610,11 @@ compare("log p by hand vs CRFsuite", ours, theirs, 1e-3)
 
 # %%
 OURS = hasattr(encoder, "crf")
-variants = {"pretrained, CRF layer": {}, "from scratch, CRF layer": {"pretrained": False},
-            "pretrained, softmax": {"crf": False}}  # fmt: skip
+variants = {
+    "pretrained, CRF layer": {},
+    "from scratch, CRF layer": {"pretrained": False},
+    "pretrained, softmax": {"crf": False},
+}
 if not OURS:  # transformers' models have no such layer
     variants = {"pretrained": {}, "from scratch": {"pretrained": False}}
 MAIN = next(iter(variants))
@@ -718,7 +722,7 @@ for name, gain in gains.items():
 
 # %%
 fig, ax = show.new_figure(height=1.2 + 0.45 * len(reports))
-for k, (name, r) in enumerate(reports.items()):
+for k, r in enumerate(reports.values()):
     value, low, high = (100 * x for x in r.f1)
     bars = [[value - low], [high - value]]
     style = {"color": show.COLOURS[k], "marker": show.MARKERS[k], "capsize": 4}
@@ -849,24 +853,28 @@ display(HTML("".join(parts) or "<p>No short test sentence is wrong.</p>"))
 characters = all(len(t) == 1 for s in corpus["train"]["tokens"][:50] for t in s)
 
 
-def find(text, net=None, reader=None, tags=None):
-    """Spans of raw text as marks: type, start, end."""
+def tag_words(text, net=None, reader=None, tags=None):
+    """Words of raw text with their places, and the tags that a model gives them."""
     found = conll.words(text)
     if characters and net is None:
         found = [(c, i, i + 1) for i, c in enumerate(text) if not c.isspace()]
     if not found:
-        return []
-    sentence = [[token for token, _, _ in found]]
-    reader, tags = reader or tokenizer, tags or names
-    part = Examples.of(
-        encode_tags.tokens(sentence, reader, max_length), reader.pad_token_id
-    )
-    guess = tagging.predict_tags(net or trained[MAIN][0], part, tags)[0]
+        return [], []
+    net, reader, tags = net or trained[MAIN][0], reader or tokenizer, tags or names
+    part = encode_tags.tokens([[token for token, _, _ in found]], reader, max_length)
+    part = Examples.of(part, reader.pad_token_id)
+    return found, tagging.predict_tags(net, part, tags)[0]
+
+
+def find(*options):
+    """Spans of raw text as marks: type, first character, one past the last."""
+    found, guess = tag_words(*options)
     return [
         (kind, found[a][1], found[b - 1][2]) for kind, a, b in spans.to_spans(guess)
     ]
 
 
+# %%
 yours = "王小明昨天从上海飞到伦敦，新华社记者李红在机场采访了他。"
 if not characters:
     yours = tagged.text_of(corpus["test"][0]["tokens"])
@@ -1021,16 +1029,12 @@ folder = Path(out) / "redaction-model" if out else Path(tempfile.mkdtemp()) / "m
 models.save(minilm, pieces_of, folder)
 tag_text = pipeline("token-classification", model=str(folder), device="cpu")
 mail = "Hello, Maria Lopez here. My number is 555-0142, please answer maria@example.com"
-words = conll.words(mail)
-from_pipeline = {(r["start"], r["entity"]) for r in tag_text(mail)}
+found_words, ours = tag_words(mail, minilm, pieces_of, message_names)
+theirs = {r["start"]: r["entity"] for r in tag_text(mail)}
+theirs = [theirs.get(start, "O") for _, start, _ in found_words]
+same("tags by sftkit vs by pipeline", ours, theirs)
 marks = find(mail, minilm, pieces_of, message_names)
-ours = {(words[i][1], tag) for i, tag in enumerate(
-    spans.from_spans([(k, [w[1] for w in words].index(s), [w[2] for w in words].index(e) + 1)
-                      for k, s, e in marks], len(words))) if tag != "O"}  # fmt: skip
 display(HTML(entities.entities_html(mail, marks, english_types)))
-print(
-    f"of our {len(ours)} tagged words, the pipeline tags {len(ours & from_pipeline)} alike"
-)
 
 
 # %%
@@ -1061,21 +1065,19 @@ def entity_f1(truth, guess):
 
 # %% tags=["check"] jupyter={"source_hidden": true}
 def f1_of_tokens(truth, guess):
-    pairs = [(a, b) for x, y in zip(truth, guess, strict=False) for a, b in zip(x, y, strict=False)]
-    right = sum(a == b != "O" for a, b in pairs)
-    return 2 * right / sum((a != "O") + (b != "O") for a, b in pairs)
+    a, b = (np.concatenate(tags) for tags in (truth, guess))
+    return 2 * np.sum((a == b) & (a != "O")) / (np.sum(a != "O") + np.sum(b != "O"))
 
 
 def f1_of_starts(truth, guess):
-    starts = [
-        [{(k, s) for k, s, _ in spans.to_spans(t)} for t in x] for x in (truth, guess)
-    ]
-    right = sum(len(a & b) for a, b in zip(*starts, strict=False))
-    return 2 * right / sum(len(a) + len(b) for a, b in zip(*starts, strict=False))
+    a, b = ([{s[:2] for s in spans.to_spans(t)} for t in x] for x in (truth, guess))
+    right = sum(len(x & y) for x, y in zip(a, b, strict=True))
+    return 2 * right / sum(len(x) + len(y) for x, y in zip(a, b, strict=True))
 
 
 def f1_by_sentence(truth, guess):
-    return float(np.mean([f1_by_hand([a], [b]) for a, b in zip(truth, guess, strict=False)]))
+    pairs = zip(truth, guess, strict=True)
+    return float(np.mean([f1_by_hand([a], [b]) for a, b in pairs]))
 
 
 f1_exercise = Exercise(
@@ -1134,7 +1136,7 @@ def e_before_o_only(tags):
     after = [*tags[1:], "O"]
     return [
         ("E" if t[0] == "I" else "S") + t[1:] if t != "O" and n == "O" else t
-        for t, n in zip(tags, after, strict=False)
+        for t, n in zip(tags, after, strict=True)
     ]
 
 
