@@ -20,7 +20,7 @@ from sftkit.errors import CorpusError
 KINDS = ("json", "list", "sentence")
 SYSTEM = "Do exactly what is asked."
 
-# Key to its possible values; None: a number.
+# Key to its possible values; None: a number; (): a made-up word.
 VALUES: dict[str, dict[str, tuple[str, ...] | None]] = {
     "train": {
         "name": ("Anna", "Omar", "Mei", "Lukas", "Zoe", "Ivan", "Rosa", "Ken"),
@@ -29,7 +29,11 @@ VALUES: dict[str, dict[str, tuple[str, ...] | None]] = {
         "job": ("nurse", "baker", "pilot", "farmer", "judge", "teacher", "welder"),
         "animal": ("cat", "horse", "parrot", "goat", "hamster", "turtle"),
         "day": ("Monday", "Tuesday", "Friday", "Sunday", "Saturday"),
-        "age": None, "price": None, "year": None, "floor": None,
+        "country": ("Peru", "Norway", "Ghana", "Japan", "Chile"),
+        "dish": ("soup", "pasta", "rice", "salad", "curry"),
+        "sport": ("tennis", "rowing", "judo", "chess"),
+        "team": (), "brand": (), "street": (), "planet": (),
+        "age": None, "price": None, "year": None, "floor": None, "speed": None, "seat": None,
     },
     "validation": {
         "owner": ("Paul", "Nadia", "Tom", "Ling", "Vera"),
@@ -83,6 +87,9 @@ REQUESTS: dict[str, dict[str, tuple[str, ...]]] = {
         "sentence": ("One sentence, please, with {keys}.", "Sum up {keys} in one sentence."),
     },
 }
+FIRST = ("ba", "bo", "da", "fen", "gar", "hil", "kor", "lem", "mir", "nel", "per", "sil", "tor")
+LATER = ("la", "da", "mo", "ra", "ren", "sa", "ta", "va", "wel", "win", "zon", "go", "ka")
+MADE_UP = 0.5  # share of training words that are made up: what is new must be copied, too
 MOST_KEYS = 3  # asked for at a time
 NUMBERS = (2, 98)
 
@@ -143,7 +150,13 @@ def _task(part: str, kind: str, generator: Any) -> Task:
     facts: dict[str, str | int] = {}
     for key in keys:
         values = VALUES[part][key]
-        facts[key] = int(generator.integers(*NUMBERS)) if values is None else draw(values)
+        if values is None:
+            facts[key] = int(generator.integers(*NUMBERS))
+        elif not values or (part == "train" and generator.random() < MADE_UP):
+            later = [draw(LATER) for _ in range(int(generator.integers(1, 3)))]
+            facts[key] = "".join([draw(FIRST), *later]).capitalize()
+        else:
+            facts[key] = draw(values)
     form = draw(NOTES[part])
     notes = "".join(form.format(key=key, value=value) for key, value in facts.items()).strip()
     asked = [keys[i] for i in generator.permutation(len(keys))]

@@ -1,0 +1,116 @@
+"""A fine-tuned chat model as an ordinary transformers folder, with a model card.
+
+``pipeline("text-generation", model=folder)`` loads it: weights as safetensors with adapters
+merged in, tokenizer, chat template, and a generation config that knows the stop token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sftkit.errors import ModelError
+from sftkit.files import folder_in_one_piece, write_text
+from sftkit.models import lora
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a reader of the model card must know.
+
+    Attributes:
+        base: The model that training began from.
+        licence: An SPDX name; that of the base model unless it allows another.
+        data: What it was trained on, one sentence each.
+        parameters: Name to value: learning rate, epochs, rank, ...
+        results: ``(what, before, after)``, as text.
+        limits: What it cannot do, one sentence each.
+        language: Two letters.
+    """
+
+    base: str
+    licence: str
+    data: Sequence[str]
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    results: Sequence[tuple[str, str, str]] = ()
+    limits: Sequence[str] = ()
+    language: str = "en"
+
+    def text(self, name: str) -> str:
+        """Markdown with the header that model hubs read."""
+        rows = [f"| {what} | {before} | {after} |" for what, before, after in self.results]
+        parts = [
+            f"---\nlicense: {self.licence.lower()}\nbase_model: {self.base}\n"
+            f"language: {self.language}\nlibrary_name: transformers\n"
+            "pipeline_tag: text-generation\ntags: [sft, chat]\n---\n",
+            f"# {name}\n\n{self.base}, fine-tuned on conversations with sftkit.\n",
+            "## Data\n\n" + "\n".join(f"- {line}" for line in self.data) + "\n",
+        ]
+        if self.parameters:
+            listed = "\n".join(f"- {key}: {value}" for key, value in self.parameters.items())
+            parts.append(f"## Training\n\n{listed}\n")
+        if rows:
+            table = "\n".join(["| | before | after |", "|---|---|---|", *rows])
+            parts.append(f"## Results\n\n{table}\n")
+        if self.limits:
+            parts.append(
+                "## Limits\n\n" + "\n".join(f"- {line}" for line in self.limits) + "\n"
+            )
+        parts.append(
+            "## Use\n\n```python\nfrom transformers import pipeline\n\n"
+            'chat = pipeline("text-generation", model="path/to/this/folder")\n'
+            'chat([{"role": "user", "content": "..."}])\n```\n'
+        )
+        parts.append(f"## Licence\n\n{self.licence}\n")
+        return "\n".join(parts)
+
+
+def export_chat(
+    model: Any, tokenizer: Any, folder: str | Path, card: Card, max_new_tokens: int = 256
+) -> Path:
+    """Write the folder in one piece: it is whole, or it is as it was before.
+
+    The model itself stays as it is: adapters are merged for the writing, and taken apart again.
+
+    Args:
+        model: A causal model of transformers, with or without adapters of `lora`.
+        tokenizer: With the chat template that the model was trained with.
+        max_new_tokens: What the generation config allows unless asked otherwise.
+
+    Raises:
+        ModelError: Another kind of model, no template, or a folder with something else in it.
+    """
+    folder = Path(folder)
+    if not hasattr(model, "save_pretrained") or not hasattr(model, "generation_config"):
+        raise ModelError(
+            f"{type(model).__name__} is no causal model of transformers.",
+            "Save a model of ours with its own save.",
+        )
+    if not getattr(tokenizer, "chat_template", None) or tokenizer.eos_token_id is None:
+        raise ModelError("the tokenizer has no chat template or no eos_token.")
+    if folder.exists() and any(folder.iterdir()) and not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} exists and holds no model.", "Give a new folder's name.")
+    apart = [layer for layer in lora.layers(model).values() if layer.unmerged is None]
+    if apart:
+        lora.merge(model)
+    before = {k: getattr(model.generation_config, k) for k in _GENERATION}
+    try:
+        model.generation_config.update(
+            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+            do_sample=False, max_new_tokens=max_new_tokens,
+        )  # fmt: skip
+        whole = {k: v for k, v in model.state_dict().items() if ".lora_" not in k}
+        with folder_in_one_piece(folder) as part:
+            model.save_pretrained(part, state_dict=whole)
+            tokenizer.save_pretrained(part)
+            write_text(part / "README.md", card.text(folder.name))
+    finally:
+        model.generation_config.update(**before)
+        if apart:
+            lora.unmerge(model)
+    return folder
+
+
+_GENERATION = ("eos_token_id", "pad_token_id", "do_sample", "max_new_tokens")
