@@ -78,15 +78,17 @@ def test_printed_code_runs_by_itself_and_its_error_is_said(shown, capsys):
     assert space["a"] == 2 and space["error"] is None
     space = as_printed("b = outside")
     assert isinstance(space["error"], NameError)
+    as_printed("raise ValueError('\\x1b[1mbold\\x1b[0m\\nmore')")
     assert shown[0].data == "```python\na = given + 1\n```"
     lines = capsys.readouterr().out.splitlines()
-    assert lines == ["It runs, without a word.", "NameError: name 'outside' is not defined"]
+    assert lines[0] == "It runs, without a word."
+    assert lines[1:] == ["NameError: name 'outside' is not defined", "ValueError: bold"]
 
 
 def test_labels_in_colour():
     page = labelled_html([1, 2, 3], [-100, 2, 9], lambda ids: f"<{ids[0]}>")
     assert "3 tokens, 2 supervised" in page and "<1>" not in page
-    assert "&lt;3&gt; → &lt;9&gt;" in page, "a label that is another token is shown beside it"
+    assert "&lt;3&gt;→&lt;9&gt;" in page, "a label that is another token is shown beside it"
     assert page.count("border-bottom") == 2
     assert "the first 2 tokens are shown" in labelled_html([1, 2, 3], [1, 2, 3], str, most=2)
     assert "no tokens" in labelled_html([], [], str)

@@ -117,7 +117,7 @@ for name, mask in [("pretraining", pretraining), ("SFT", sft)]:
 # | [05 Pretraining](05_pretraining.ipynb) | 12 Summarization | 21 Several tasks |
 # | [06 Training loop](06_training_loop.ipynb) | 13 Instruction tuning | 22 Smaller models |
 # |    | 14 Images | 23 More machines |
-# |    | 15 Speech | 24 Failure gallery |
+# |    | 15 Speech | [24 Failure gallery](24_failure_gallery.ipynb) |
 # |    |    | 25 Looking inside |
 # |    |    | 26 Data quality |
 # |    |    | 27 Your own project |

@@ -30,7 +30,7 @@
 tweets: int = 1200  # tweets for pages 24 and the printed code
 copies: int = 8000  # tweets in which page 20 looks for copies
 seeds: int = 8  # seeds of each comparison on page 24
-bert_steps: int = 25  # steps of each run of the printed code on Adam's rate
+bert_steps: int = 18  # steps of each run of the printed code on Adam's rate
 bert_seeds: int = 2  # runs per rate there
 seed: int = 0  # of everything random
 out: str = ""  # folder for results; empty means: show only

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 from sftkit.teach import show
 
+COLOUR_CODE = re.compile(r"\x1b\[[0-9;]*m")  # of a terminal
 SOURCE = Path(__file__).with_name("gallery.toml")
 
 
@@ -125,8 +127,8 @@ def as_printed(code: str, **names: Any) -> dict[str, Any]:
         exec(compile(code, "<as printed>", "exec"), space)
     except Exception as problem:  # whatever it raises is what the reader is to see
         space["error"] = problem
-        first = str(problem).strip().splitlines()[0] if str(problem).strip() else ""
-        print(f"{type(problem).__name__}: {first[:200]}")
+        lines = COLOUR_CODE.sub("", str(problem)).strip().splitlines()
+        print(f"{type(problem).__name__}: {lines[0][:200] if lines else ''}")
     else:
         print("It runs, without a word.")
     return space

@@ -102,7 +102,7 @@ def labelled_html(
             more = f"font-weight:600;{underline}#1f5fa0;"
             parts.append(_box([name], decode([token]), _COLOURS[0], more))
         else:
-            both = f"{decode([token])} → {decode([label])}"
+            both = f"{decode([token])}→{decode([label])}"
             parts.append(_box([name], both, _UNKNOWN, f"color:#fff;{underline}#000;"))
     count = sum(label != NOT_SUPERVISED for _, label in pairs)
     facts = [_counted(len(pairs), "token"), f"{count:,} supervised"]
