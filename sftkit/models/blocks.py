@@ -26,11 +26,13 @@ class Output:
         hidden: Last hidden states, ``(B, T, D)``.
         logits: What the head makes of them; None without a head.
         cache: Keys and values of each block, when a decoder was asked to keep them.
+        attention: Weights of each block, ``(B, H, T, S)``, when they were asked for.
     """
 
     hidden: torch.Tensor
     logits: torch.Tensor | None = None
     cache: list[Pair] | None = None
+    attention: list[torch.Tensor] | None = None
 
 
 def init_weights(module: nn.Module) -> None:

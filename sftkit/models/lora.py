@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 from sftkit.errors import ModelError
-from sftkit.models.parts import blocks
+from sftkit.models.parts import base_of, blocks
 
 # These read the weights of layers within them and may never call the layers.
 READ_DIRECTLY = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
@@ -167,7 +167,9 @@ def _chosen(model: nn.Module, targets: Sequence[str] | None) -> list[str]:
         )
     linear = {name: m for name, m in model.named_modules() if type(m) is nn.Linear}
     if targets is None:
-        inside = {id(module) for module in blocks(model).modules()}
+        blocks(model)  # raises where there are none
+        stacks = [m for m in base_of(model).modules() if isinstance(m, nn.ModuleList)]
+        inside = {id(module) for stack in stacks for module in stack.modules()}
         names = [name for name, module in linear.items() if id(module) in inside]
     else:
         for target in targets:
