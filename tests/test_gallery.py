@@ -57,7 +57,7 @@ def test_the_checklist_wants_a_number_of_every_page(shown, capsys):
     gallery = Gallery()
     gallery.proved(1, "gradient moved", 0.9421, 3e-16)
     said = capsys.readouterr().out
-    assert said == "page 1, gradient moved: wrong 0.942, mended 3.0e-16\n"
+    assert said == "page 1, gradient moved: wrong 0.942, mended below 1e-09\n"
     with pytest.raises(AssertionError, match="pages without a number"):
         gallery.checklist()
     for page in pages():

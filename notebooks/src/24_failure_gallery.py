@@ -2275,7 +2275,7 @@ with watched():
     first = as_printed(code, torch=torch, model=tuned, batches=pairs)
 print(f"kept for a backward pass that never comes: {kept[0] / 2**20:,.0f} MB\n")
 second = as_printed(code, torch=torch, model=tuned, batches=pairs)
-assert kept[0] > 0 and float(first["loss"]) != float(second["loss"])
+assert kept[0] > 0 and first["loss"].item() != second["loss"].item()
 
 # %% [markdown]
 # Two runs, two results, and memory for nothing: here the sum of the losses even keeps the
@@ -2296,7 +2296,7 @@ compare(
     evaluate.predict(tuned, small).accuracy,
     0.01,
 )
-assert float(right[0]["loss"]) == float(right[1]["loss"]) and kept[0] == 0
+assert right[0]["loss"].item() == right[1]["loss"].item() and kept[0] == 0
 
 # %% [markdown]
 # ### Printed code 8 · A Keras layer that does not exist

@@ -16,6 +16,7 @@ from typing import Any
 from sftkit.teach import show
 
 COLOUR_CODE = re.compile(r"\x1b\[[0-9;]*m")  # of a terminal
+ROUNDING = 1e-9  # what is smaller differs from processor to processor
 SOURCE = Path(__file__).with_name("gallery.toml")
 
 
@@ -135,7 +136,9 @@ def as_printed(code: str, **names: Any) -> dict[str, Any]:
 
 
 def _number(value: float) -> str:
-    """Four digits at most, and powers of ten where they say more."""
+    """Three digits, powers of ten where they say more; rounding errors are not told apart."""
+    if 0 < abs(value) < ROUNDING:
+        return f"below {ROUNDING:.0e}"
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     if float(value).is_integer() and abs(value) < 1e6:
