@@ -30,6 +30,7 @@ class Page:
     symptom: str
     tool: str
     mend: str
+    seen: str = ""  # project and thread, where one was read
 
 
 def pages() -> list[Page]:
@@ -65,6 +66,7 @@ class Gallery:
         """Show the card at the head of a page."""
         p = self.pages[number]
         facts = [("You see", p.symptom), ("Diagnose with", p.tool), ("Mend", p.mend)]
+        facts += [("Seen in", p.seen)] if p.seen else []
         cells = "".join(
             f'<tr><td style="text-align:left;white-space:nowrap"><b>{name}</b></td>'
             f'<td style="text-align:left">{html.escape(text)}.</td></tr>'
