@@ -241,7 +241,7 @@ def first_difference(
             f"{len(one)} steps and {len(other)} steps.", "Compare records of the same steps."
         )
     for a, b in zip(one, other, strict=True):
-        names = [k for k in a | b if k not in NOT_COMPARED and a.get(k) != b.get(k)]
+        names = [k for k in {**a, **b} if k not in NOT_COMPARED and a.get(k) != b.get(k)]
         if names:
             return int(a.get("step", 0)), names
     return None
