@@ -83,7 +83,8 @@ started = time.perf_counter()
 # University. From its tags come persons (PER), places (LOC) and organisations (ORG). Two
 # limits of this copy: surname and given name are two words, which are joined here by rule; and
 # names of several words are not bracketed. So a person is a joined pair, and an organisation is
-# a single word that is one (新华社), never 北京 + 大学. F1 for ORG means that, and no more.
+# a single word that is one (新华社, the Xinhua news agency), never several (北京 + 大学,
+# Peking University). F1 for ORG means that, and no more.
 #
 # Lines come in the order of time, and time splits them: an encoder that will read
 # tomorrow's paper should be tested on it. The encoder of notebook 05 was pretrained on text
@@ -417,30 +418,32 @@ show.table(
 # **transition** score $A_{jk}$. A sequence of tags $y$ scores
 #
 # $$s(y) = \sum_{t=1}^{T} e_{t,y_t} + \sum_{t=2}^{T} A_{y_{t-1} y_t}, \qquad
-# p(y) = \frac{e^{s(y)}}{Z}, \qquad Z = \sum_{y'} e^{s(y')}$$
+# p(y) = \frac{e^{s(y)}}{Z}, \qquad Z = \sum_{u} e^{s(u)}$$
+#
+# where $u$ runs over all sequences of tags.
 #
 # With $A = 0$ the sum factors, and $p(y)$ is a product of softmaxes: the field contains the
 # token-by-token model. The sum $Z$ has $K^T$ terms. Let $\alpha_t(k)$ be the log of the sum
-# over all beginnings $y_1 \dots y_t$ with $y_t = k$. Splitting off the last step,
+# over all beginnings $u_1 \dots u_t$ with $u_t = k$. Splitting off the last step,
 #
 # $$\begin{aligned}
 # \alpha_1(k) &= e_{1,k} \\
-# \alpha_t(k) &= \log \sum_{y_1 \dots y_{t-1}} e^{s(y_1 \dots y_{t-1}) + A_{y_{t-1} k} + e_{t,k}}
+# \alpha_t(k) &= \log \sum_{u_1 \dots u_{t-1}} e^{s(u_1 \dots u_{t-1}) + A_{u_{t-1} k} + e_{t,k}}
 # = e_{t,k} + \log \sum_{j} e^{\alpha_{t-1}(j) + A_{jk}} \\
 # \log Z &= \log \sum_k e^{\alpha_T(k)}
 # \end{aligned}$$
 #
 # This is the **forward algorithm**: $T K^2$ steps in place of $K^T$. With $\beta_t(k)$ the same
-# from the other end, the probability that token $t$ has tag $k$ is $p(y_t{=}k) = e^{\alpha_t(k) +
+# from the other end, the probability that token $t$ has tag $k$ is $p(u_t{=}k) = e^{\alpha_t(k) +
 # \beta_t(k) - \log Z}$.
 #
-# **Gradient.** The loss is $L = \log Z - s(y)$. Since $\partial s(y') / \partial e_{t,k} =
-# [y'_t = k]$,
+# **Gradient.** The loss is $L = \log Z - s(y)$. Since $\partial s(u) / \partial e_{t,k} =
+# [u_t = k]$,
 #
 # $$\begin{aligned}
-# \frac{\partial \log Z}{\partial e_{t,k}} &= \frac1Z \sum_{y'} e^{s(y')} [y'_t = k] = p(y_t{=}k) \\
-# \frac{\partial L}{\partial e_{t,k}} &= p(y_t{=}k) - [y_t = k] \\
-# \frac{\partial L}{\partial A_{jk}} &= \sum_{t=2}^{T} \Big( p(y_{t-1}{=}j, y_t{=}k) - [y_{t-1}{=}j,\,
+# \frac{\partial \log Z}{\partial e_{t,k}} &= \frac1Z \sum_{u} e^{s(u)}\, [u_t = k] = p(u_t{=}k) \\
+# \frac{\partial L}{\partial e_{t,k}} &= p(u_t{=}k) - [y_t = k] \\
+# \frac{\partial L}{\partial A_{jk}} &= \sum_{t=2}^{T} \Big( p(u_{t-1}{=}j,\, u_t{=}k) - [y_{t-1}{=}j,\,
 # y_t{=}k] \Big)
 # \end{aligned}$$
 #
@@ -522,8 +525,8 @@ compare(
 
 # %% [markdown]
 # **The best sequence.** Replace the sum by a maximum, and remember which $j$ won: the
-# **Viterbi algorithm** gives $\arg\max_y s(y)$, also in $T K^2$ steps. The best sequence is
-# not the sequence of best tags.
+# **Viterbi algorithm** gives the sequence with the highest score, also in $T K^2$ steps. It
+# need not be the sequence of best tags.
 
 
 # %%
@@ -875,6 +878,7 @@ def find(*options):
 
 
 # %%
+# Wang Xiaoming flew from Shanghai to London; Li Hong of Xinhua met him at the airport.
 yours = "王小明昨天从上海飞到伦敦，新华社记者李红在机场采访了他。"
 if not characters:
     yours = tagged.text_of(corpus["test"][0]["tokens"])
