@@ -8,13 +8,13 @@ import torch
 from torch.nn import functional
 from torch.utils.checkpoint import CheckpointError
 
-from sftkit import losses, losses_chunked, losses_lm
+from sftkit import losses, losses_chunked, losses_lm, losses_seq2seq
 from sftkit.batches import IGNORE, Batches, Examples, Ragged
 from sftkit.batches_lm import MaskedBatches
 from sftkit.models import dropout as dropouts
 from sftkit.models.encoder import Encoder, EncoderConfig
 from sftkit.packing import PackedBatches
-from tests.engine import tiny, tiny_chat
+from tests.engine import tiny, tiny_chat, tiny_pairs
 from tests.equivalence import OPTIONS, Trajectory, agree, flat, train
 
 ROWS = 22  # in steps of 8: the last step of an epoch has 6
@@ -46,11 +46,16 @@ def continued(size: int, **options) -> Batches:
     return Batches(tiny_chat.examples(ROWS), size, **options)
 
 
+def translated(size: int, **options) -> Batches:
+    return Batches(tiny_pairs.examples(ROWS), size, **options)
+
+
 TASKS = {
     "BERT": (lambda: tiny.model("first").double(), classified, losses.classification()),
     "encoder": (encoder, masked, losses_lm.masked_lm()),
     "decoder": (tiny_chat.decoder, continued, losses_chunked.causal_lm()),
     "Llama": (tiny_chat.llama, continued, losses_chunked.causal_lm(3)),
+    "encoder-decoder": (tiny_pairs.model, translated, losses_seq2seq.sequence_to_sequence(0.1)),
 }
 
 
@@ -87,7 +92,7 @@ class Fixed(Examples):
         return batch
 
 
-@pytest.mark.parametrize("task", ["BERT", "decoder", "Llama"])
+@pytest.mark.parametrize("task", ["BERT", "decoder", "Llama", "encoder-decoder"])
 def test_padded_and_bucketed(task):
     make, batches, loss = TASKS[task]
     examples = batches(8).examples
@@ -109,30 +114,59 @@ def test_packed(task, row_tokens, rows):
     agree(f"{task}, {rows} rows of {row_tokens}", train(make(), packed, loss), padded)
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-@pytest.mark.parametrize("reentrant", [True, False])
-def test_recomputed_activations_of_bert(monkeypatch, dropout, reentrant):
-    """With dropout too: what is computed again must draw the same numbers."""
+def recomputing_changes_nothing(monkeypatch, make, blocks, task, dropout):
+    """With dropout too: what is computed again must draw the same numbers.
+
+    ``make`` gives a model, recomputing or not, and ``blocks`` those that are recomputed.
+    """
 
     def run(recompute):
-        model = tiny.model("first", dropout).double()
-        if recompute:
-            model.activation_checkpointing_enable({"use_reentrant": reentrant})
-        for block in model.bert.encoder.layer:
+        model, (_, batches, loss) = make(recompute), TASKS[task]
+        for block in blocks(model):
             block.register_forward_pre_hook(lambda *_: inside.append(True))
             block.register_forward_hook(lambda *_: inside.clear())
-        return train(model, classified(8), losses.classification())
+        return train(model, batches(8), loss)
 
     inside: list[bool] = []
     found = run(True)
+    inside.clear()  # the last recomputation stops as soon as it has what it needs
     # Without recomputation, but with torch's own dropout in the blocks, and ours elsewhere.
     monkeypatch.setattr(dropouts, "computed_again", lambda: bool(inside))
     expected = run(False)
-    agree(f"BERT recomputed, dropout {dropout}", found, expected)
+    agree(f"{task} recomputed, dropout {dropout}", found, expected)
     if dropout:  # the broken variant: ours in the blocks too, where it cannot be drawn again
         monkeypatch.setattr(dropouts, "computed_again", lambda: False)
         with pytest.raises((AssertionError, CheckpointError)):
             agree("broken", run(True), expected)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_recomputed_activations_of_bert(monkeypatch, dropout, reentrant):
+    def make(recompute):
+        model = tiny.model("first", dropout).double()
+        if recompute:
+            model.activation_checkpointing_enable({"use_reentrant": reentrant})
+        return model
+
+    def blocks(model):
+        return model.bert.encoder.layer
+
+    recomputing_changes_nothing(monkeypatch, make, blocks, "BERT", dropout)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_recomputed_activations_of_our_encoder_decoder(monkeypatch, dropout):
+    def make(recompute):
+        model = tiny_pairs.model(dropout=dropout)
+        if recompute:
+            model.activation_checkpointing_enable()
+        return model
+
+    def blocks(model):
+        return [*model.encoder.blocks, *model.decoder.blocks]
+
+    recomputing_changes_nothing(monkeypatch, make, blocks, "encoder-decoder", dropout)
 
 
 def test_recomputed_activations_of_llama():
@@ -210,6 +244,35 @@ def test_a_hand_loop():
     packed = PackedBatches(examples, 8, row_tokens=30, by_length=True)
     ours = train(tiny_chat.decoder(), packed, losses_chunked.causal_lm(4))
     agree("hand loop", ours, hand)
+
+
+def test_a_hand_loop_for_the_encoder_decoder():
+    """Twelve lines of torch, one pair at a time without padding, and our loop."""
+    examples, batches = tiny_pairs.examples(ROWS), translated(8)
+    model, seen = tiny_pairs.model(), []
+    vectors = [p for p in model.parameters() if p.ndim == 1]
+    groups = [{"params": vectors, "weight_decay": 0}]
+    groups += [{"params": [p for p in model.parameters() if p.ndim == 2], "weight_decay": 0.01}]
+    optimizer, steps, warm = torch.optim.AdamW(groups, lr=1e-2), 6, 2
+    for step in range(steps):
+        rows = [examples.batch([i]) for i in batches.order(step // 3)[step % 3]]
+        begin = torch.tensor([[tiny_pairs.BEGIN]])
+        given = [torch.cat([begin, row["labels"][:, :-1]], dim=1) for row in rows]
+        pairs = zip(rows, given, strict=True)
+        logits = [model(row["input_ids"], None, ids).logits[0] for row, ids in pairs]
+        labels = torch.cat([row["labels"][0] for row in rows])
+        loss = functional.cross_entropy(torch.cat(logits), labels, label_smoothing=0.1)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        factor = (step + 1) / (warm + 1) if step < warm else 1 - (step - warm) / (steps - warm)
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-2 * factor
+        optimizer.step()
+        optimizer.zero_grad()
+        seen.append(loss.item())
+    hand = Trajectory(np.array(seen), np.array([]), flat(model))
+    make, _, loss = TASKS["encoder-decoder"]
+    agree("hand loop, pairs", train(make(), translated(8, micro_batch_size=3), loss), hand)
 
 
 def test_the_comparison_sees_what_it_should():
