@@ -20,18 +20,27 @@ from sftkit.errors import CorpusError
 KINDS = ("json", "list", "sentence")
 SYSTEM = "Do exactly what is asked."
 
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 # Key to its possible values; None: a number; (): a made-up word.
 VALUES: dict[str, dict[str, tuple[str, ...] | None]] = {
     "train": {
-        "name": ("Anna", "Omar", "Mei", "Lukas", "Zoe", "Ivan", "Rosa", "Ken"),
-        "city": ("Oslo", "Lima", "Cairo", "Kyoto", "Porto", "Delhi", "Austin", "Riga"),
-        "colour": ("red", "green", "dark blue", "yellow", "black", "white", "pink"),
-        "job": ("nurse", "baker", "pilot", "farmer", "judge", "teacher", "welder"),
-        "animal": ("cat", "horse", "parrot", "goat", "hamster", "turtle"),
-        "day": ("Monday", "Tuesday", "Friday", "Sunday", "Saturday"),
-        "country": ("Peru", "Norway", "Ghana", "Japan", "Chile"),
-        "dish": ("soup", "pasta", "rice", "salad", "curry"),
-        "sport": ("tennis", "rowing", "judo", "chess"),
+        "name": _words("Anna Omar Mei Lukas Zoe Ivan Rosa Ken Emma Noah Laura Simon"),
+        "city": _words("Oslo Lima Cairo Kyoto Porto Delhi Austin Riga London Paris Rome"),
+        "colour": ("red", "green", "dark blue", "yellow", "black", "white", "light grey"),
+        "job": _words("nurse baker pilot farmer judge teacher welder doctor driver"),
+        "animal": _words("cat horse parrot goat hamster turtle rabbit tiger eagle bear"),
+        "day": _words("Monday Tuesday Wednesday Friday Sunday Saturday"),
+        "country": _words("Peru Norway Ghana Japan Chile Germany Canada Egypt"),
+        "dish": _words("soup pasta rice salad curry bread cheese pizza"),
+        "sport": _words("tennis rowing judo chess football running golf"),
+        "drink": _words("coffee milk water juice cocoa"),
+        "tool": _words("hammer saw drill knife spoon needle"),
+        "material": _words("wood glass stone paper gold silver iron cotton"),
+        "tree": _words("oak pine maple birch willow"),
         "team": (), "brand": (), "street": (), "planet": (),
         "age": None, "price": None, "year": None, "floor": None, "speed": None, "seat": None,
     },
@@ -50,7 +59,15 @@ VALUES: dict[str, dict[str, tuple[str, ...] | None]] = {
     },
 }  # fmt: skip
 NOTES: dict[str, tuple[str, ...]] = {  # how one fact is written
-    "train": ("The {key} is {value}. ", "{key}: {value}\n", "{value} is the {key}. "),
+    "train": (
+        "The {key} is {value}. ",
+        "{key}: {value}\n",
+        "{value} is the {key}. ",
+        "{key} was {value}, ",
+        "* {key}: {value}\n",
+        "{key} ({value}) ",
+        "{key}\t{value}\n",
+    ),
     "validation": ("{key} -> {value}\n", "For the {key} we have {value}. "),
     "test": ("{key} = {value}; ", "The {key} given was {value}. "),
 }
@@ -61,16 +78,20 @@ REQUESTS: dict[str, dict[str, tuple[str, ...]]] = {
             "Write a JSON object with these keys: {keys}.",
             "Return {keys} as JSON.",
             "Put {keys} into a JSON object.",
+            "Only {keys}, as JSON.",
+            "From this take {keys} and write JSON, nothing else.",
         ),
         "list": (
             "List {keys}, one per line, each after a dash.",
             "Make a list with a dash before each value: {keys}.",
             "Answer as a dash list: {keys}.",
+            "Only {keys}. Begin each line with a dash.",
         ),
         "sentence": (
             "Tell me {keys} in one sentence.",
             "Answer in a single sentence: {keys}?",
             "Write one sentence that says {keys}.",
+            "What is said about {keys}? A single sentence.",
         ),
     },
     "validation": {
@@ -89,7 +110,7 @@ REQUESTS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 FIRST = ("ba", "bo", "da", "fen", "gar", "hil", "kor", "lem", "mir", "nel", "per", "sil", "tor")
 LATER = ("la", "da", "mo", "ra", "ren", "sa", "ta", "va", "wel", "win", "zon", "go", "ka")
-MADE_UP = 0.5  # share of training words that are made up: what is new must be copied, too
+MADE_UP = 0.3  # share of training words that are made up: what is new must be copied, too
 MOST_KEYS = 3  # asked for at a time
 NUMBERS = (2, 98)
 
