@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sftkit.arguments import whole
 from sftkit.errors import EncodeError, ParameterError
 
 if TYPE_CHECKING:
@@ -35,6 +36,11 @@ class Ragged:
     def __init__(self, values: np.ndarray, lengths: np.ndarray) -> None:
         self.values = values
         self.lengths = np.asarray(lengths, dtype=np.int64)
+        if (self.lengths < 0).any() or self.lengths.sum() != len(values):
+            raise EncodeError(
+                f"{len(values)} values for rows of {int(self.lengths.sum())} in all.",
+                "Lengths are at least 0, and their sum is the number of values.",
+            )
         self.starts = np.concatenate([[0], np.cumsum(self.lengths)])
 
     def __len__(self) -> int:
@@ -64,7 +70,10 @@ class Examples:
     def __init__(self, columns: Mapping[str, Ragged | np.ndarray], pad_id: int = 0) -> None:
         sizes = {name: len(column) for name, column in columns.items()}
         if len(set(sizes.values())) > 1:
-            raise EncodeError(f"columns have different numbers of rows: {sizes}.")
+            raise EncodeError(
+                f"columns have different numbers of rows: {sizes}.",
+                "Give one value, or one list, for every example in each column.",
+            )
         self.columns = dict(columns)
         self.pad_id = pad_id
         self._sequence = self._find_sequence()
@@ -197,9 +206,16 @@ class Batches:
         by_length: bool = True,
         shuffle: bool = True,
     ) -> None:
-        if batch_size < 1:
-            raise ParameterError(f"batch_size={batch_size}.", "It must be at least 1.")
-        if micro_batch_size is not None and not 1 <= micro_batch_size <= batch_size:
+        if not isinstance(examples, Examples):
+            raise ParameterError(
+                f"examples is a {type(examples).__name__}.",
+                "Give sftkit.batches.Examples: Examples.of(dataset) reads an encoded data set.",
+            )
+        batch_size = whole("batch_size", batch_size)
+        seed = whole("seed", seed, least=0)
+        if micro_batch_size is not None and whole("micro_batch_size", micro_batch_size) > (
+            batch_size
+        ):
             raise ParameterError(
                 f"micro_batch_size={micro_batch_size} with batch_size={batch_size}.",
                 "It must be between 1 and batch_size.",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sftkit.arguments import number, whole
 from sftkit.batches import IGNORE, Batches, Examples
 from sftkit.corpora.duplicates import mix
 from sftkit.errors import ParameterError
@@ -64,6 +65,13 @@ class MaskedBatches(Batches):
         **options: Any,
     ) -> None:
         super().__init__(examples, batch_size, **options)
+        number("rate", rate)
+        whole("mask_id", mask_id, least=0)
+        if len(tokens) != 2 or not 0 <= tokens[0] < tokens[1]:
+            raise ParameterError(
+                f"tokens={tokens}.",
+                "Give the first id of a random token, and the end.",
+            )
         if not 0 < rate <= 1:
             raise ParameterError(f"rate={rate}.", "It must be above 0, and at most 1.")
         self.mask_id, self.tokens, self.rate, self.fixed = mask_id, tokens, rate, fixed

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from sftkit import device, generators
+from sftkit import device, generators, guard
 from sftkit.batches import Batches
 from sftkit.errors import FitError, ParameterError
 from sftkit.fingerprint import fingerprint, refuse_other
@@ -69,6 +69,7 @@ def fit(
         CheckpointError: A checkpoint cannot be saved, is damaged, or belongs to another run.
     """
     config = FitConfig.of(options)
+    guard.refuse_wrong_types(model, batches, loss, evaluate, callbacks)
     if len(batches) == 0:
         raise FitError("there is no training data.", "Give at least one example.")
     if resume and folder is None:
@@ -94,13 +95,9 @@ class _Run:
         folder: str | Path | None,
         callbacks: Sequence[Callback],
     ) -> None:
-        from accelerate import Accelerator
-
         device.keep_freed_memory()
-        # Precision is ours to choose, by measurement; accelerate gives device and processes.
-        self.accelerator = Accelerator(mixed_precision="no")
-        self.model = model.to(self.accelerator.device)
-        self.wrapped = self.accelerator.prepare_model(self.model)
+        self.model = model
+        self.accelerator, self.wrapped = guard.prepare(model)
         self.batches, self.loss, self.config = batches, loss, config
         self.evaluate, self.callbacks = evaluate, callbacks
         self.parameters = [p for p in model.parameters() if p.requires_grad]

@@ -8,9 +8,11 @@ from typing import Any, Protocol
 
 import torch
 
+from sftkit.arguments import number, whole
 from sftkit.errors import ParameterError
-from sftkit.optim import Schedule
+from sftkit.optim import OPTIMIZERS, SCHEDULES, Schedule
 
+PRECISIONS = ("auto", "fp32", "bf16")
 Evaluation = Callable[[torch.nn.Module], dict[str, float]]
 
 
@@ -37,20 +39,29 @@ class FitConfig:
     keep: int = 2  # checkpoints
 
     def __post_init__(self) -> None:
-        positive = {"epochs": self.epochs, "lr": self.lr, "keep": self.keep}
-        for name in ("max_steps", "evaluate_every", "save_every", "patience", "clip"):
+        for name in ("epochs", "lr", "head_lr_factor"):
+            number(name, getattr(self, name), above=0)
+        if self.clip is not None:
+            number("clip", self.clip, above=0)
+        for name in ("weight_decay", "warmup"):
+            number(name, getattr(self, name), least=0)
+        whole("keep", self.keep)
+        for name in ("max_steps", "evaluate_every", "save_every", "patience"):
             if getattr(self, name) is not None:
-                positive[name] = getattr(self, name)
-        for name, value in positive.items():
-            if not value > 0:
-                raise ParameterError(f"{name}={value}.", "It must be above 0.")
-        if self.weight_decay < 0:
-            raise ParameterError(f"weight_decay={self.weight_decay}.", "It must be 0 or more.")
-        if self.precision not in ("auto", "fp32", "bf16"):
-            raise ParameterError(
-                f"precision={self.precision!r}.", "There are auto, fp32 and bf16."
-            )
-        Schedule(self.schedule, 1, self.warmup)  # refuses unknown names
+                whole(name, getattr(self, name))
+        if not -(2**63) <= whole("seed", self.seed, least=-(2**63)) < 2**63:
+            raise ParameterError(f"seed={self.seed}.", "Give a number below 2 to the 63rd.")
+        if not isinstance(self.keep_best, bool):
+            raise ParameterError(f"keep_best={self.keep_best!r}.", "Give True or False.")
+        if not isinstance(self.metric, str) or not self.metric.removeprefix("-"):
+            raise ParameterError(f"metric={self.metric!r}.", 'Give a name, such as "accuracy".')
+        known = {"optimizer": OPTIMIZERS, "precision": PRECISIONS, "schedule": SCHEDULES}
+        for name, names in known.items():
+            if getattr(self, name) not in names:
+                raise ParameterError(
+                    f"{name}={getattr(self, name)!r}.", f"There are {', '.join(names)}."
+                )
+        Schedule(self.schedule, 1, self.warmup)  # refuses a warm-up of more than all
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> FitConfig:

@@ -26,6 +26,29 @@ FOREIGN = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueE
 CHECK = "check_run(model, batches, loss) looks at ids, labels and shapes before training."
 
 
+def prepare(model: torch.nn.Module) -> tuple[Any, torch.nn.Module]:
+    """accelerate, which gives device and processes, and the model wrapped for them.
+
+    Raises:
+        FitError: The device is not there, or the model cannot be brought to it.
+    """
+    from accelerate import Accelerator
+
+    device = "the device"
+    try:
+        # Precision is ours to choose, by measurement.
+        accelerator = Accelerator(mixed_precision="no")
+        device = str(accelerator.device)
+        return accelerator, accelerator.prepare_model(model.to(accelerator.device))
+    except (*FOREIGN, AssertionError) as problem:  # torch asserts that it knows CUDA
+        said = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+        raise FitError(
+            f"training cannot be set up on {device}: {said.rstrip('.')}.",
+            "Load the model with its weights (not on the meta device), and look at the "
+            "variables ACCELERATE_TORCH_DEVICE, CUDA_VISIBLE_DEVICES, RANK and WORLD_SIZE.",
+        ) from problem
+
+
 def rows_of(batches: list[Batch], most: int = 8) -> str:
     """The numbers of a step's rows, for a message."""
     rows = [int(r) for batch in batches for r in batch.get("row", torch.empty(0)).tolist()]
@@ -98,7 +121,8 @@ def explained(model: torch.nn.Module, batch: Batch, where: str) -> Iterator[None
         yield
     except FOREIGN as problem:
         what, fix = _explain(model, batch, problem)
-        raise FitError(f"{where}, rows {rows_of([batch])}: {what}.", fix) from problem
+        place = f"{where}, rows {rows_of([batch])}" if "row" in batch else where
+        raise FitError(f"{place}: {what}.", fix) from problem
 
 
 def _explain(model: torch.nn.Module, batch: Batch, problem: Exception) -> tuple[str, str]:
@@ -159,6 +183,35 @@ def _length(model: torch.nn.Module, batch: Batch) -> tuple[str, str] | None:
         f"a row has {ids.shape[1]} tokens, and the model has places for {most}",
         f"Encode with max_length={most} or less.",
     )
+
+
+def refuse_wrong_types(
+    model: Any, batches: Any, loss: Any, evaluate: Any, callbacks: Any
+) -> None:
+    """ParameterError when an argument of `fit` is not what it must be."""
+    wanted = {
+        "model": (model, isinstance(model, torch.nn.Module), "a torch.nn.Module"),
+        "batches": (batches, hasattr(batches, "epoch"), "sftkit.batches.Batches"),
+        "loss": (loss, callable(loss), "a function of (model, batch), as in sftkit.losses"),
+        "evaluate": (evaluate, evaluate is None or callable(evaluate), "a function of a model"),
+        "callbacks": (callbacks, not hasattr(callbacks, "on_step"), "a list of callbacks"),
+    }
+    for name, (value, right, what) in wanted.items():
+        if not right:
+            raise ParameterError(f"{name} is a {type(value).__name__}.", f"Give {what}.")
+    for callback in callbacks:
+        for name in ("on_step", "on_evaluate"):
+            if not callable(getattr(callback, name, None)):
+                raise ParameterError(
+                    f"the callback {type(callback).__name__} has no {name}.",
+                    "Give it both on_step(model, state) and on_evaluate(model, state).",
+                )
+        if hasattr(callback, "state_dict") != hasattr(callback, "load_state_dict"):
+            raise ParameterError(
+                f"the callback {type(callback).__name__} has one of state_dict and "
+                "load_state_dict.",
+                "Give it both, to be in checkpoints, or none.",
+            )
 
 
 def metrics_of(found: Any, metric: str, step: int) -> dict[str, float]:

@@ -28,8 +28,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sftkit.arguments import whole
 from sftkit.batches import IGNORE, Batches, Examples, Ragged
-from sftkit.errors import EncodeError, ParameterError
+from sftkit.errors import EncodeError
 
 if TYPE_CHECKING:
     from sftkit.batches import Batch
@@ -87,9 +88,7 @@ class PackedBatches(Batches):
         shuffle: bool = True,
     ) -> None:
         super().__init__(examples, batch_size, seed=seed, by_length=by_length, shuffle=shuffle)
-        if rows < 1:
-            raise ParameterError(f"rows={rows}.", "It must be at least 1.")
-        self.row_tokens, self.rows = row_tokens, rows
+        self.row_tokens, self.rows = whole("row_tokens", row_tokens), whole("rows", rows)
         for name in ("input_ids", "labels"):
             column = examples.columns.get(name)
             if not isinstance(column, Ragged):
@@ -98,7 +97,9 @@ class PackedBatches(Batches):
                     "Packing is for language models and conversations.",
                 )
             if not np.array_equal(column.lengths, examples.lengths):
-                raise EncodeError("input_ids and labels have different lengths.")
+                raise EncodeError(
+                    "input_ids and labels have different lengths.", "Give one label per token."
+                )
         longest = int(examples.lengths.max(initial=0))
         if longest > row_tokens:
             which = int(examples.lengths.argmax())

@@ -12,6 +12,7 @@ from scipy.special import softmax
 
 from sftkit import encode
 from sftkit.batches import Batches, Examples
+from sftkit.guard import explained
 from sftkit.losses import cross_entropy, model_inputs
 
 
@@ -48,6 +49,9 @@ def predict(model: torch.nn.Module, examples: Examples, batch_size: int = 64) ->
 
     Examples are run sorted by length, so that batches are hardly padded. Each example's
     result depends on it alone, so the order changes nothing but the time.
+
+    Raises:
+        FitError: The model cannot take the examples; the message names the rows.
     """
     device = next(model.parameters()).device
     modes = [(module, module.training) for module in model.modules()]
@@ -56,8 +60,11 @@ def predict(model: torch.nn.Module, examples: Examples, batch_size: int = 64) ->
     try:
         with torch.inference_mode():
             for rows in Batches(examples, batch_size, shuffle=False).order(0):
-                inputs = model_inputs(examples.batch(rows))
-                out = model(**{k: v.to(device) for k, v in inputs.items()}).logits
+                batch = examples.batch(rows)
+                inputs = model_inputs(batch)
+                inputs = {k: v.to(device) for k, v in inputs.items()}
+                with explained(model, batch, "prediction"):
+                    out = model(**inputs).logits
                 if logits is None:
                     logits = np.empty((len(examples), out.shape[-1]), dtype=np.float32)
                 logits[rows] = out.float().cpu().numpy()
@@ -90,9 +97,9 @@ def evaluation(
 
     def evaluate(model: torch.nn.Module) -> dict[str, float]:
         found = predict(model, examples, batch_size)
-        loss_sum, n = cross_entropy(
-            torch.from_numpy(found.logits).double(), torch.from_numpy(found.labels).long()
-        )
+        labels = torch.from_numpy(found.labels).long()
+        with explained(model, {"labels": labels}, "evaluation"):
+            loss_sum, n = cross_entropy(torch.from_numpy(found.logits).double(), labels)
         return {"accuracy": found.accuracy, "loss": float(loss_sum / n)}
 
     return evaluate

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from sftkit.arguments import whole
 from sftkit.errors import ModelError
 from sftkit.models.decoder import Decoder
 from sftkit.models.sampling import Sampling, choose
@@ -39,6 +40,12 @@ def generate(
         raise ModelError(
             f"ids has the shape {tuple(ids.shape)}.", "Give (rows, tokens), at least one token."
         )
+    if ids.is_floating_point() or ids.min() < 0 or ids.max() >= model.config.vocab:
+        raise ModelError(
+            f"ids run from {ids.min().item()} to {ids.max().item()}, {ids.dtype}.",
+            f"Give whole numbers from 0 to {model.config.vocab - 1}: the tokenizer's ids.",
+        )
+    whole("steps", steps, least=0)
     sampling = Sampling(temperature, top_k)
     training, most = model.training, model.config.max_length
     model.eval()

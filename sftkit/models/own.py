@@ -59,20 +59,34 @@ def read_own(
         raise ModelError(
             f"{folder} has no {FORMAT_FILE}.", "Give a folder that the model's save wrote."
         )
-    description = read_json(folder / FORMAT_FILE)
+    description = _object(folder / FORMAT_FILE)
     if description.get("format") != 1 or description.get("kind") != kind:
         raise ModelError(
             f"{folder} holds a model of kind {description.get('kind')!r}, not {kind!r}.",
             "Load it with the class that saved it.",
         )
     known = {field.name for field in fields(config)}  # type: ignore[arg-type]
-    if set(description["config"]) != known:
+    sizes = description.get("config")
+    if not isinstance(sizes, dict) or set(sizes) != known:
         raise ModelError(
             f"{folder / FORMAT_FILE} has other sizes than this version knows.",
             "Load it with the version of sftkit that saved it.",
         )
     tensors = read_tensors(folder / WEIGHTS_FILE)
-    return config(**description["config"]), description["head"], tensors
+    return config(**sizes), description.get("head"), tensors
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; ModelError when it holds something else or is damaged."""
+    try:
+        content = read_json(path)
+    except (ValueError, OSError) as problem:
+        raise ModelError(f"{path} cannot be read: {problem}.", "Save or fetch it again.") from (
+            problem
+        )
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} holds a {type(content).__name__}.", "Save or fetch it again.")
+    return content
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -97,7 +111,7 @@ def read_config(folder: Path, kind: str, wanted: Mapping[str, Any]) -> dict[str,
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise ModelError(f"{folder} has no config.json.", f"Give the folder of a {kind} model.")
-    content = read_json(path)
+    content = _object(path)
     for name, value in {"model_type": kind, **wanted}.items():
         if content.get(name, value) != value:
             raise ModelError(

@@ -11,6 +11,7 @@ prompt's continuation would depend on its neighbours.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,12 +40,16 @@ class Sampling:
     repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.temperature < 0 or (self.top_k is not None and self.top_k < 1):
+        if not 0 <= self.temperature < math.inf or (self.top_k is not None and self.top_k < 1):
             raise ParameterError(
                 f"temperature={self.temperature}, top_k={self.top_k}.",
                 "temperature must be at least 0, and top_k at least 1.",
             )
-        if self.top_p is not None and not 0 < self.top_p <= 1 or self.repetition_penalty <= 0:
+        if (
+            self.top_p is not None
+            and not 0 < self.top_p <= 1
+            or not self.repetition_penalty > 0
+        ):
             raise ParameterError(
                 f"top_p={self.top_p}, repetition_penalty={self.repetition_penalty}.",
                 "top_p must be above 0 and at most 1, and the penalty above 0.",

@@ -361,7 +361,7 @@ class Average:
 class Forgetful(Average):
     """Broken variant: it is not saved."""
 
-    state_dict = property()  # hasattr says no
+    state_dict = load_state_dict = property()  # hasattr says no
 
 
 def test_a_callback_that_remembers_goes_on(tmp_path):
