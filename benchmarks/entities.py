@@ -28,6 +28,7 @@ from sftkit.files import locked, read_json, sha256, write_json  # noqa: E402
 RECORDS = ROOT / "benchmarks" / "records" / "entities.json"
 START = "zh-char-encoder"
 BUCKETS = 2**17
+HEAD_FACTOR = 5.0  # learning rate of head, n-grams and field over the encoder's
 MODELS: dict[str, dict[str, Any]] = {  # the encoder's; their sizes are the same
     "pretrained, CRF": {"buckets": BUCKETS},
     "from scratch, CRF": {"buckets": BUCKETS, "pretrained": False},
@@ -119,7 +120,8 @@ def fine_tune(
     epochs = EPOCHS_AT[size]
     label = f"{name}, {size} sentences, seed {seed}"
     batches = Batches(train, BATCH, seed=seed)
-    state = fit(model, batches, loss(), epochs=epochs, lr=lr, seed=seed, label=label)
+    rates = {"lr": lr, "head_lr_factor": HEAD_FACTOR}
+    state = fit(model, batches, loss(), epochs=epochs, seed=seed, label=label, **rates)
     facts = {"lr": lr, "epochs": epochs, "training_seconds": round(state.seconds, 1)}
     return tagging.predict_tags(model, watch, names), facts
 

@@ -19,7 +19,7 @@ from sftkit.models.own import fill, read_own, save_own
 
 # Neighbours that an n-gram feature looks at, relative to its token.
 NGRAMS = ((-2,), (-1,), (0,), (1,), (2,), (-2, -1), (-1, 0), (0, 1), (1, 2), (-1, 1))
-SCALE = 30.0  # of the n-gram scores: a rare feature has few steps in which to grow
+SCALE = 6.0  # of the n-gram scores: a rare feature has few steps in which to grow
 _MIX = (1_000_003, 8_191, 131)  # odd numbers that spread n-grams over the buckets
 
 
@@ -39,7 +39,7 @@ class TaggerConfig:
     tags: tuple[str, ...]
     crf: bool = True
     buckets: int = 0
-    ngram_dropout: float = 0.3
+    ngram_dropout: float = 0.5
 
     def __post_init__(self) -> None:
         if isinstance(self.encoder, dict):  # from JSON
