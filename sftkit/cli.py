@@ -121,6 +121,14 @@ def _parser() -> argparse.ArgumentParser:
 
     course_verbs.add(verb)
 
+    again = "The folder is as it was; the same command begins again."
+    sub = verb(
+        "export", _export, "merge a run's adapters into a folder for transformers", again
+    )
+    sub.add_argument("adapter", metavar="ADAPTER", help="the folder adapter/ of a run")
+    sub.add_argument("--to", type=Path, required=True, metavar="DIR", help="a new folder")
+    sub.add_argument("--base", metavar="MODEL", help="the base model, if it has moved")
+
     sub = verb("lab", _lab, "open JupyterLab in the notebooks' folder")
     _folder(sub)
 
@@ -270,6 +278,14 @@ def _bench(options: argparse.Namespace) -> int:
         print(bench.listing())
         return 0
     return bench.bench(options.names, full=options.full, quick=options.quick)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from sftkit.models.export_chat import export_adapter
+
+    folder = export_adapter(options.adapter, options.to, options.base)
+    print(f'pipeline("text-generation", model="{folder}") loads it; read its README.md')
+    return 0
 
 
 def _lab(options: argparse.Namespace) -> int:

@@ -7,13 +7,15 @@ merged in, tokenizer, chat template, and a generation config that knows the stop
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sftkit.errors import ModelError
-from sftkit.files import folder_in_one_piece, write_text
+from sftkit.files import folder_in_one_piece, read_json, write_json, write_text
 from sftkit.models import lora
+
+CARD_FILE = "card.json"
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,27 @@ class Card:
     results: Sequence[tuple[str, str, str]] = ()
     limits: Sequence[str] = ()
     language: str = "en"
+
+    def save(self, folder: str | Path) -> None:
+        """Keep the facts beside adapters, for `export_adapter`."""
+        write_json(Path(folder) / CARD_FILE, asdict(self))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Card:
+        """What `save` wrote.
+
+        Raises:
+            ModelError: There is none, or it is another version's.
+        """
+        path = Path(folder) / CARD_FILE
+        if not path.is_file():
+            raise ModelError(
+                f"{folder} has no {CARD_FILE}.", "Give the folder adapter/ of a run."
+            )
+        try:
+            return cls(**read_json(path))
+        except TypeError as problem:
+            raise ModelError(f"{path} holds other facts: {problem}.") from problem
 
     def text(self, name: str) -> str:
         """Markdown with the header that model hubs read."""
@@ -114,3 +137,29 @@ def export_chat(
 
 
 _GENERATION = ("eos_token_id", "pad_token_id", "do_sample", "max_new_tokens")
+
+
+def export_adapter(adapter: str | Path, folder: str | Path, base: str | None = None) -> Path:
+    """Merge saved adapters into their base model, and write the folder of `export_chat`.
+
+    Args:
+        adapter: The folder ``adapter`` of a run of notebook 13: adapters, tokenizer, facts.
+        folder: Where to.
+        base: Name in the catalogue or folder of the base model; that of the facts unless given.
+
+    Raises:
+        ModelError: Something is missing, damaged, or belongs to another model.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from sftkit.models import lora_files
+    from sftkit.models.load import _locate, _readable_errors
+
+    card = Card.load(adapter)
+    name = base or card.base
+    with _readable_errors(name):
+        model = AutoModelForCausalLM.from_pretrained(_locate(name), dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(adapter)
+    lora_files.load(model, adapter)
+    return export_chat(model, tokenizer, folder, card)

@@ -141,6 +141,6 @@ def mask_figure(
     patches: list[Any] = [
         Patch(facecolor=_SHADES[k], edgecolor="#777", label=NAMES[k]) for k in shown
     ]
-    ax.legend(handles=patches, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.32))
+    fig.legend(handles=patches, ncols=4, loc="outside lower center")
     counts = ", ".join(f"{int((grid == k).sum())} {NAMES[k]}" for k in shown)
     return fig, f"{len(rows)} rows of up to {longest} tokens: {counts}."

@@ -7,9 +7,10 @@ import math
 import pytest
 import torch
 
+from sftkit.cli import main
 from sftkit.errors import EncodeError, ModelError
 from sftkit.evaluate.answers import ask, multiple_choice
-from sftkit.models import lora
+from sftkit.models import lora, lora_files
 from sftkit.models.export_chat import Card, export_chat
 from tests.engine.tiny_chat import decoder, llama, talk, tokenizer
 
@@ -122,3 +123,21 @@ def test_what_is_not_exported(tmp_path):
     words.chat_template = None
     with pytest.raises(ModelError, match="no chat template"):
         export_chat(chat_llama(), words, tmp_path / "new", CARD)
+
+
+def test_the_command_merges_saved_adapters(tmp_path, capsys):
+    from transformers import AutoModelForCausalLM
+
+    model = chat_llama()
+    model.save_pretrained(tmp_path / "base")
+    lora.add(model, ["q_proj"], rank=2)
+    for layer in lora.layers(model).values():
+        torch.nn.init.normal_(layer.lora_b, std=0.1)
+    lora_files.save(model, tmp_path / "adapter", WORDS)
+    arguments = ["export", str(tmp_path / "adapter"), "--to", str(tmp_path / "assistant")]
+    assert main(arguments) == 2 and "has no card.json" in capsys.readouterr().err
+    Card(base=str(tmp_path / "base"), licence="MIT", data=["x"]).save(tmp_path / "adapter")
+    assert main(arguments) == 0
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "assistant", dtype=torch.float32)
+    ids = torch.tensor([[3, 7, 9, 30]])
+    torch.testing.assert_close(loaded(ids).logits, model(ids).logits, rtol=0, atol=1e-4)
