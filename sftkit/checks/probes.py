@@ -4,59 +4,26 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 
-from sftkit.batches import IGNORE, Batches, Ragged
-from sftkit.checks.invariance import leak
+from sftkit.batches import IGNORE, Ragged
+from sftkit.checks.looked_at import (
+    LOOK,
+    LOSS_ROWS,
+    OK,
+    TOLERANCE,
+    WRONG,
+    Found,
+    Run,
+    error,
+)
+from sftkit.checks.probes_lm import check_packing, check_stop
 from sftkit.corpora import duplicates
-from sftkit.losses import Loss, model_inputs
 from sftkit.models.parts import base_of
-from sftkit.packing import PackedBatches
-
-if TYPE_CHECKING:
-    from sftkit.batches import Batch
-
-OK, LOOK, WRONG = "ok", "look", "wrong"
-ROWS = 8  # examples of the probes that run the model
-LOSS_ROWS = 128  # examples of the first loss
-TOLERANCE = 1e-3  # of a row's logits, relative to the largest
-
-Found = Iterator[tuple[str, str]]
-
-
-@dataclass
-class Run:
-    """What the checks look at."""
-
-    model: torch.nn.Module
-    batches: Batches
-    loss: Loss
-    labels: Sequence[str] | None
-    stop_id: int | None
-    corpus: Any
-    lr: float
-    overfit_steps: int
-
-    def batch(self, count: int = ROWS) -> Batch:
-        """Some examples of different length, on the model's device."""
-        lengths = self.batches.examples.lengths
-        order = np.argsort(lengths, kind="stable")
-        rows = order[np.linspace(0, len(order) - 1, min(count, len(order))).astype(int)]
-        return self.on_device(self.batches.examples.batch(rows))
-
-    def on_device(self, batch: Batch) -> Batch:
-        device = next(self.model.parameters()).device
-        return {name: value.to(device) for name, value in batch.items()}
-
-    def logits(self, batch: Batch) -> torch.Tensor:
-        with torch.inference_mode():
-            output: Any = self.model(**model_inputs(batch))
-        return output.logits.float()
 
 
 def _flat_labels(run: Run) -> np.ndarray:
@@ -103,10 +70,16 @@ def _check_labels(run: Run) -> Found:
         yield LOOK, f"{len(empty):,} rows have no supervised label (rows {first}); {what}."
     else:
         yield OK, f"{what}, and every row has a label."
-    classes = run.logits(run.batch(1)).shape[-1]
+    classes, named = run.outcomes()
     low, high = int(values[supervised].min()), int(values[supervised].max())
-    if low < 0 or high >= classes:
+    if named and (low < 0 or high >= classes):
         yield WRONG, f"labels run from {low} to {high}, but the model has {classes} outputs."
+    if not named:
+        places = values.reshape(len(examples), -1)
+        outside = (places != IGNORE) & ((places < 0) | (places >= examples.lengths[:, None]))
+        if outside.any():
+            row = int(outside.any(axis=1).argmax())
+            yield WRONG, f"row {rows[row]} has the places {places[row].tolist()}, outside it."
 
 
 def _check_precision(run: Run) -> Found:
@@ -148,24 +121,6 @@ def _check_cut(run: Run) -> Found:
     yield verdict, f"the length limit cuts {share:.1%} of the rows."
 
 
-def _check_stop(run: Run) -> Found:
-    column = run.batches.examples.columns.get("labels")
-    if run.stop_id is None or not isinstance(column, Ragged):
-        return
-    missing = 0
-    for start, length in zip(column.starts[:-1], column.lengths, strict=True):
-        row = column.values[start : start + length]
-        supervised = row[row != IGNORE]
-        missing += len(supervised) == 0 or supervised[-1] != run.stop_id
-    share = missing / max(len(column), 1)
-    if share == 1:
-        yield WRONG, "no answer ends with the stop token: the model would never learn to stop."
-    elif missing:
-        yield LOOK, f"{missing:,} rows ({share:.1%}) do not end with the stop token."
-    else:
-        yield OK, "the last supervised token of every row is the stop token."
-
-
 def _check_first_loss(run: Run) -> Found:
     examples = run.batches.examples
     rows = np.linspace(0, len(examples) - 1, min(LOSS_ROWS, len(examples))).astype(int)
@@ -178,7 +133,7 @@ def _check_first_loss(run: Run) -> Found:
     if n == 0:
         yield LOOK, "nothing is supervised in the sample."
         return
-    chance = math.log(run.logits(run.batch(1)).shape[-1])
+    chance = math.log(run.outcomes()[0])
     first = total / n
     if not math.isfinite(first):
         yield WRONG, f"the loss before training is {first}."
@@ -191,11 +146,11 @@ def _check_first_loss(run: Run) -> Found:
 
 def _check_repeats(run: Run) -> Found:
     batch = run.batch()
-    error = _error(run.logits(batch), run.logits(batch))
-    if error > TOLERANCE:
+    differ = error(run.logits(batch), run.logits(batch))
+    if differ > TOLERANCE:
         yield (
             WRONG,
-            f"two evaluations differ by {error:.2g} of the logits: something is random.",
+            f"two evaluations differ by {differ:.2g} of the logits: something is random.",
         )
     else:
         yield OK, "two evaluations give the same."
@@ -208,19 +163,13 @@ def _check_padding(run: Run) -> Found:
     if mask is None or together.shape[0] < 2 or not (mask == 0).any():
         return
     row = int(mask.sum(1).argmin())
-    length = int(mask[row].sum())
-    alone = run.logits(
-        {
-            k: v[row : row + 1, :length] if v.ndim > 1 else v[row : row + 1]
-            for k, v in batch.items()
-        }
-    )
+    alone = run.logits(run.alone(batch, row))
     padded = together[row : row + 1]
     if padded.ndim == 3:
-        padded = padded[:, :length]
-    error = _error(alone, padded)
-    if error > TOLERANCE:
-        yield WRONG, f"padding changes a row's logits by {error:.2g}: is the mask used?"
+        padded = padded[:, : alone.shape[1]]
+    differ = error(alone, padded)
+    if differ > TOLERANCE:
+        yield WRONG, f"padding changes a row's logits by {differ:.2g}: is the mask used?"
     else:
         yield OK, "a row gives the same logits alone and padded."
 
@@ -235,25 +184,11 @@ def _check_neighbours(run: Run) -> Found:
     changed = ids.clone()
     changed[0] = ids[0].roll(1)
     changed[0, 0] = ids[-1, -1]
-    error = _error(run.logits(batch | {"input_ids": changed})[1:], before)
-    if error > TOLERANCE:
-        yield WRONG, f"changing one row moves another's logits by {error:.2g}: rows leak."
+    differ = error(run.logits(batch | {"input_ids": changed})[1:], before)
+    if differ > TOLERANCE:
+        yield WRONG, f"changing one row moves another's logits by {differ:.2g}: rows leak."
     else:
         yield OK, "rows of a batch do not see each other."
-
-
-def _check_packing(run: Run) -> Found:
-    """Whether a document sees another one in its packed row, through the loss itself."""
-    known = hasattr(base_of(run.model), "get_input_embeddings")
-    if not isinstance(run.batches, PackedBatches) or not known:
-        return
-    steps = next(run.batches.epoch(0))
-    batch = max(steps, key=lambda part: int(part["document"].max()))
-    found = leak(run.model, run.on_device(batch), run.loss)
-    if found > 0:
-        yield WRONG, f"packed documents see each other: {found:.2g} of a document's own weight."
-    else:
-        yield OK, "packed documents do not see each other."
 
 
 def _check_gradients(run: Run) -> Found:
@@ -306,23 +241,18 @@ def _check_splits(run: Run) -> Found:
         yield OK, "no near-duplicates across splits."
 
 
-def _error(a: torch.Tensor, b: torch.Tensor) -> float:
-    scale = max(float(b.abs().max()), 1e-6)
-    return float((a - b).abs().max()) / scale
-
-
 CHECKS: dict[str, Callable[[Run], Found]] = {
     "ids": _check_ids,
     "precision": _check_precision,
     "labels": _check_labels,
     "names": _check_names,
     "cut": _check_cut,
-    "stop": _check_stop,
+    "stop": check_stop,
     "first loss": _check_first_loss,
     "repeats": _check_repeats,
     "padding": _check_padding,
     "neighbours": _check_neighbours,
-    "packing": _check_packing,
+    "packing": check_packing,
     "gradients": _check_gradients,
     "one batch": _check_one_batch,
     "splits": _check_splits,

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from sftkit.batches import Batches
-from sftkit.checks.probes import CHECKS, LOOK, OK, WRONG, Run
+from sftkit.checks.looked_at import LOOK, OK, WRONG, Run
+from sftkit.checks.probes import CHECKS
 from sftkit.errors import FitError, ParameterError
 from sftkit.losses import Loss, classification
 from sftkit.teach import show
