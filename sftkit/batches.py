@@ -259,6 +259,12 @@ class Batches:
                 for i in range(0, len(rows), self.micro_batch_size)
             ]
 
+    def layout(self, epoch: int) -> Iterator[list[int]]:
+        """Tokens in each row, one list per forward pass of an epoch."""
+        for rows in self.order(epoch):
+            for i in range(0, len(rows), self.micro_batch_size):
+                yield self.examples.lengths[rows[i : i + self.micro_batch_size]].tolist()
+
     def settings(self) -> dict[str, Any]:
         """What fixes the order of the data, for checkpoints and records."""
         return {
@@ -273,11 +279,8 @@ class Batches:
 
 
 def padding_share(batches: Batches, epoch: int = 0) -> float:
-    """The share of positions in an epoch's micro-batches that are padding, 0 to 1."""
-    lengths, real, all_positions = batches.examples.lengths, 0, 0
-    for rows in batches.order(epoch):
-        for i in range(0, len(rows), batches.micro_batch_size):
-            part = lengths[rows[i : i + batches.micro_batch_size]]
-            real += int(part.sum())
-            all_positions += int(part.max(initial=0)) * len(part)
-    return 1 - real / max(all_positions, 1)
+    """The share of places in an epoch's forward passes that are padding, 0 to 1."""
+    real = places = 0
+    for tokens in batches.layout(epoch):
+        real, places = real + sum(tokens), places + max(tokens) * len(tokens)
+    return 1 - real / max(places, 1)

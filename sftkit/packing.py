@@ -114,6 +114,13 @@ class PackedBatches(Batches):
             bins = self.bins(step)
             yield [self.packed(bins[i : i + self.rows]) for i in range(0, len(bins), self.rows)]
 
+    def layout(self, epoch: int) -> Iterator[list[int]]:
+        """Tokens in each packed row, one list per forward pass of an epoch."""
+        for step in self.order(epoch):
+            fills = [int(self.examples.lengths[items].sum()) for items in self.bins(step)]
+            for i in range(0, len(fills), self.rows):
+                yield fills[i : i + self.rows]
+
     def bins(self, step: np.ndarray) -> list[np.ndarray]:
         """The examples of a step, by row."""
         lengths = self.examples.lengths[step]
@@ -155,14 +162,3 @@ class PackedBatches(Batches):
         """What fixes the order and the layout of the data, for checkpoints and records."""
         ours = {"packed": True, "row_tokens": self.row_tokens, "rows_per_pass": self.rows}
         return super().settings() | ours
-
-
-def fill_share(batches: PackedBatches, epoch: int = 0) -> float:
-    """The share of an epoch's places that hold a token, 0 to 1."""
-    real = places = 0
-    for step in batches.order(epoch):
-        fills = [int(batches.examples.lengths[items].sum()) for items in batches.bins(step)]
-        for i in range(0, len(fills), batches.rows):
-            part = fills[i : i + batches.rows]
-            real, places = real + sum(part), places + max(part) * len(part)
-    return real / max(places, 1)

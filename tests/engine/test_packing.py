@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from sftkit import losses_lm, packing
-from sftkit.batches import IGNORE, Batches, Examples, Ragged
+from sftkit.batches import IGNORE, Batches, Examples, Ragged, padding_share
 from sftkit.errors import CheckpointError, EncodeError, ModelError, ParameterError
 from sftkit.fit import fit
 from sftkit.models.blocks import document_lengths, restarting_positions
-from sftkit.packing import PackedBatches, fill_share, first_fit_decreasing
+from sftkit.packing import PackedBatches, first_fit_decreasing
 from tests.engine import tiny, tiny_chat
 
 
@@ -37,7 +37,7 @@ def test_a_packed_batch_by_eye():
     assert batch["attention_mask"].tolist() == [[1] * 5, [1, 0, 0, 0, 0]]
     assert batch["row"].tolist() == [10, 11, 12]
     assert {value.dtype for value in batch.values()} == {torch.int64}
-    assert fill_share(batches) == pytest.approx(6 / 10)
+    assert padding_share(batches) == pytest.approx(4 / 10)
 
 
 def test_helpers_of_the_model_by_eye():
@@ -61,7 +61,24 @@ def test_the_examples_of_a_step_are_those_of_padded_batches():
             found = torch.cat([batch["row"] for batch in step])
             assert sorted(found.tolist()) == sorted(rows.tolist())
             assert all(batch["input_ids"].numel() <= 32 for batch in step)
-    assert fill_share(packed) == 1.0  # one row at a time: nothing is padded
+    assert padding_share(packed) == 0.0  # one row at a time: nothing is padded
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5])
+def test_the_share_of_padding_is_that_of_the_batches(rows):
+    """Counted in what a model is given. By examples, as if padded, it would be far off."""
+    examples = tiny_chat.examples(50)
+    packed = PackedBatches(examples, 16, row_tokens=40, rows=rows, seed=2)
+    plain = Batches(examples, 16, micro_batch_size=5, by_length=False, seed=2)
+    for batches in (packed, plain):
+        for epoch in (0, 1):
+            masks = [batch["attention_mask"] for step in batches.epoch(epoch) for batch in step]
+            padding = sum(int((mask == 0).sum()) for mask in masks)
+            counted = padding / sum(mask.numel() for mask in masks)
+            assert padding_share(batches, epoch) == pytest.approx(counted, abs=1e-12)
+    as_if_padded = Batches.layout(packed, 0)
+    real, places = zip(*((sum(t), max(t) * len(t)) for t in as_if_padded), strict=True)
+    assert 1 - sum(real) / sum(places) > padding_share(packed) + 0.1
 
 
 @pytest.mark.parametrize("stop", [1, 5, 8])
