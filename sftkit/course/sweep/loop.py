@@ -116,7 +116,7 @@ class Drive:
         """Submit runs as far as there is room."""
         self._look_elsewhere()
         if self.plan.minutes and time.monotonic() - self.began > 60 * self.plan.minutes:
-            if not self.over and self.queue:
+            if not self.over and self.progress.settled + len(self.flying) < self.source.total:
                 self.tell(f"{self.plan.minutes:g} minutes are over; no more runs are begun")
             self.over = True
         width = self.pool.width()
@@ -144,10 +144,9 @@ class Drive:
             run = self.queue.popleft()
             state = state_of(self.folder_of(run), run.hash)
             if state.name == "failed":
-                self.attempts.setdefault(run.hash, state.data.get("attempts", 1))
-                if self.retry_failed:
-                    self.attempts[run.hash] = 0
-                elif self.attempts[run.hash] > self.plan.retries:
+                before = 0 if self.retry_failed else state.data.get("attempts", 1)
+                self.attempts.setdefault(run.hash, before)
+                if self.attempts[run.hash] > self.plan.retries:
                     self._settle(run, "failed", None, state.data.get("error", ""))
                     continue
             if state.name in ("done", "stopped"):
