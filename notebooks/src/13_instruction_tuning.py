@@ -31,12 +31,12 @@
 model: str = "smollm2-135m-instruct"  # or a folder, or tiny (random weights)
 data: str = "instructions"  # or dialogues, your JSONL, CSV, Parquet, hub:ID
 template: str = "own"  # own (the model's), chatml, or plain
-train_rows: int = 320  # training conversations
-eval_rows: int = 48  # held-out instructions that are answered
+train_rows: int = 360  # training conversations
+eval_rows: int = 36  # held-out instructions that are answered
 train: str = "lora"  # lora, or all parameters
 rank: int = 16  # of the adapters
 learn_prompts: bool = False  # True: no mask, every token is learnt
-lr: float = 1e-3  # highest learning rate
+lr: float = 2e-3  # highest learning rate
 epochs: float = 1.0  # passes over the training conversations
 batch_size: int = 4  # conversations per optimizer step
 max_length: int = 256  # tokens per conversation, at most
