@@ -8,7 +8,8 @@ column     content
 ========== ======================================================================
 input_ids  token ids, a list of whole numbers
 token_type_ids  0 for the first text, 1 for the second (only when the tokenizer has them)
-labels     what to predict: one class, or one label per token with -100 for "not supervised"
+labels     what to predict: one class; one label per token, with -100 for "not supervised"; a
+           target's tokens; or the places of an answer's first and last token
 row        the example's position in its split, so that errors and mistakes name their row
 cut        whether the limit on length cut something off
 ========== ======================================================================

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sftkit.arguments import whole
 from sftkit.errors import ModelError
 from sftkit.models.parts import base_of
 
@@ -56,13 +57,13 @@ def add_tokens(
         multiple_of: Rows are added up to a multiple of this.
 
     Raises:
+        ParameterError: ``multiple_of`` below 1.
         ModelError: Nothing to add, the tokenizer has more tokens than the table has rows, or
             the output layer has an adapter.
     """
     if isinstance(tokens, str) or not tokens or not all(tokens):
         raise ModelError(f"tokens={tokens!r}.", "Give a list of texts that are not empty.")
-    if multiple_of < 1:
-        raise ModelError(f"multiple_of={multiple_of}.", "It must be at least 1.")
+    multiple_of = whole("multiple_of", multiple_of)
     known = sorted(set(tokenizer.get_vocab().values()))
     before = _rows(model)
     if known[-1] >= before:
@@ -88,9 +89,8 @@ def add_tokens(
 
 def vocabulary_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     """The tensors with a row per token: ``input``, and ``output`` and ``bias`` if there are."""
-    if hasattr(model, "vocabulary"):  # our own models
-        owners: dict[str, tuple[nn.Module, str]] = model.vocabulary()
-        return {name: getattr(owner, which) for name, (owner, which) in owners.items()}
+    if own := _own_tables(model):
+        return {name: getattr(owner, which) for name, (owner, which) in own.items()}
     inner = _with_tables(model)
     found = {"input": inner.get_input_embeddings().weight}
     output = inner.get_output_embeddings()
@@ -114,8 +114,8 @@ def grow(model: nn.Module, rows: int) -> None:
         raise ModelError(
             f"{rows} rows, and the model has {before}.", "Rows are not taken away."
         )
-    if hasattr(model, "vocabulary"):
-        for owner, name in model.vocabulary().values():
+    if own := _own_tables(model):
+        for owner, name in own.values():
             setattr(owner, name, _longer(getattr(owner, name), rows))
             for size in ("num_embeddings", "out_features"):
                 if hasattr(owner, size):
@@ -129,6 +129,11 @@ def grow(model: nn.Module, rows: int) -> None:
     with torch.no_grad():
         for tensor in vocabulary_tensors(model).values():
             tensor[before:] = 0
+
+
+def _own_tables(model: Any) -> dict[str, tuple[nn.Module, str]]:
+    """Where they are in our own models; empty for others."""
+    return model.vocabulary() if hasattr(model, "vocabulary") else {}
 
 
 def _refuse_adapter(model: nn.Module) -> None:

@@ -12,12 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from typing import cast
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from sftkit.errors import ModelError
+from sftkit.arguments import number, whole
+from sftkit.errors import ModelError, ParameterError
 from sftkit.models.parts import base_of, blocks
 
 # These read the weights of layers within them and may never call the layers.
@@ -108,21 +110,20 @@ def add(
         The names of the layers.
 
     Raises:
-        ModelError: Impossible numbers, a name that fits nothing, a layer that has an adapter
-            already, or one whose weight is read without calling the layer.
+        ParameterError: Impossible numbers.
+        ModelError: A name that fits nothing, a layer that has an adapter already, or one whose
+            weight is read without calling the layer.
     """
-    alpha = 2.0 * rank if alpha is None else alpha
-    if rank < 1 or not alpha > 0 or not 0 <= dropout < 1:
-        raise ModelError(
-            f"rank={rank}, alpha={alpha}, dropout={dropout}.",
-            "Give a rank from 1, an alpha above 0, and a dropout from 0 to below 1.",
-        )
+    rank = whole("rank", rank)
+    alpha = number("alpha", 2 * rank if alpha is None else alpha, above=0)
+    if not number("dropout", dropout, least=0) < 1:
+        raise ParameterError(f"dropout={dropout}.", "It must be below 1.")
     names = _chosen(model, targets)
-    whole = [name for name, _ in model.named_parameters()]
+    known = [name for name, _ in model.named_parameters()]
     for pattern in also:
-        if not any(_fits(part, pattern) for name in whole for part in _starts(name)):
-            raise ModelError(f"also={pattern!r} names no part.", f"There is {whole[-1]}, say.")
-    trained = [n for n in whole if any(_fits(part, p) for part in _starts(n) for p in also)]
+        if not any(_fits(part, pattern) for name in known for part in _starts(name)):
+            raise ModelError(f"also={pattern!r} names no part.", f"There is {known[-1]}, say.")
+    trained = [n for n in known if any(_fits(part, p) for part in _starts(n) for p in also)]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         put_on(model, names, trained, rank, alpha, dropout)
@@ -230,7 +231,7 @@ def merge(model: nn.Module) -> None:
     for layer in _adapted(model).values():
         if layer.unmerged is not None:
             continue
-        weight = layer.weight
+        weight = cast(nn.Parameter, layer.weight)
         exact = (weight.to(layer.lora_a.dtype) + layer.update()).to(weight.dtype)
         layer.weight = nn.Parameter(exact, requires_grad=False)
         layer.kept.append(weight)

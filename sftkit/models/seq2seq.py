@@ -217,7 +217,8 @@ class Seq2Seq(nn.Module):
         return model.eval()
 
 
-_NAMES = [
+_LONG = {"q": "query", "k": "key", "v": "value"}
+_NAMES: list[tuple[str, Any]] = [
     (r"^model\.shared\.", "embeddings."),
     (r"^model\.(encoder|decoder)\.", r"\1."),
     (r"\.embed_positions\.", ".position."),
@@ -233,7 +234,6 @@ _NAMES = [
     (r"\.fc1\.", ".up."),
     (r"\.fc2\.", ".down."),
 ]
-_LONG = {"q": "query", "k": "key", "v": "value"}
 
 
 def _from_bart_names(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -242,7 +242,7 @@ def _from_bart_names(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor
         if name == "lm_head.weight" or name.endswith("embed_tokens.weight"):
             continue  # the shared table once more
         for pattern, ours in _NAMES:
-            name = re.sub(pattern, ours, name)  # type: ignore[arg-type]
+            name = re.sub(pattern, ours, name)
         # Their tables of positions begin with two rows that are not used.
         renamed[name] = tensor[2:].clone() if name.endswith("position.weight") else tensor
     return renamed

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
+from sftkit.arguments import number, whole
 from sftkit.errors import ParameterError
 from sftkit.models.sampling import GREEDY, Sampling, choose
 from sftkit.models.seq2seq import Seq2Seq
@@ -119,10 +120,9 @@ def beam_search(
     Returns:
         For each source the best targets, the best first.
     """
-    if beams < 1 or not 1 <= best <= beams:
-        raise ParameterError(
-            f"beams={beams}, best={best}.", "Give at least one beam, and at most as many best."
-        )
+    if whole("best", best) > whole("beams", beams):
+        raise ParameterError(f"best={best} of beams={beams}.", "Give at most as many.")
+    length_penalty = number("length_penalty", length_penalty)
     most, rows = _limit(model, most), len(input_ids)
     begin, device = model.config.begin, input_ids.device
     # All beams of a source start alike: only the first counts, or all would stay alike.
@@ -177,7 +177,8 @@ def _sort(
     Returns:
         Parent and token of each beam that goes on; ``totals`` gets their log probabilities.
     """
-    beams, going = len(totals), []
+    beams = len(totals)
+    going: list[tuple[int, int]] = []
     for rank, (value, parent, token) in enumerate(zip(values, parents, tokens, strict=True)):
         if token != stop:
             if len(going) < beams:
@@ -233,7 +234,7 @@ def _limit(model: Seq2Seq, most: int | None) -> int:
     positions = model.config.max_length
     if most is None:
         return positions
-    if not 1 <= most <= positions:
+    if whole("most", most) > positions:
         raise ParameterError(f"most={most}.", f"The model has positions for 1 to {positions}.")
     return most
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, BertModel, LlamaConfig, LlamaForCausalLM
 
-from sftkit.errors import ModelError
+from sftkit.errors import ModelError, ParameterError
 from sftkit.models import MeanPoolClassifier, added_tokens, lora
 from sftkit.models.encoder import Encoder, EncoderConfig
 from tests.engine import tiny_chat
@@ -127,7 +127,7 @@ def test_what_cannot_be_added_is_refused_before_anything_changes():
     for tokens in ([], "<a>", ["<a>", ""]):
         with pytest.raises(ModelError, match="Give a list of texts"):
             added_tokens.add_tokens(model, words, tokens)
-    with pytest.raises(ModelError, match="multiple_of=0"):
+    with pytest.raises(ParameterError, match="multiple_of=0"):
         added_tokens.add_tokens(model, words, ["<a>"], multiple_of=0)
     with pytest.raises(ModelError, match="the id 262, and the model 50 rows"):
         added_tokens.add_tokens(tiny_chat.llama(), words, ["<a>"])

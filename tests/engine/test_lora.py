@@ -103,9 +103,9 @@ def test_what_cannot_be_adapted_is_refused_before_anything_changes():
         lora.add(model, ["q_proj", "query"])
     with pytest.raises(ModelError, match="also='head' names no part"):
         lora.add(model, also=["head"])
-    for options in ({"rank": 0}, {"alpha": 0.0}, {"dropout": 1.0}):
-        with pytest.raises(ModelError, match="Give a rank from 1"):
-            lora.add(model, **options)
+    for name, value in (("rank", 0), ("rank", 2.5), ("alpha", 0.0), ("dropout", 1.0)):
+        with pytest.raises(ParameterError, match=f"{name}={value}"):
+            lora.add(model, **{name: value})
     assert all(p.requires_grad for p in model.parameters()) and not lora.layers(model)
     with pytest.raises(ModelError, match="has no adapters"):
         lora.merge(model)

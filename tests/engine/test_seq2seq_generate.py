@@ -176,9 +176,9 @@ def test_the_detector_of_a_search_that_ends_too_early(monkeypatch):
 
 def test_impossible_wishes_are_refused():
     model = talkative()
-    for options in ({"beams": 0}, {"beams": 2, "best": 3}):
-        with pytest.raises(ParameterError, match="Give at least one beam"):
+    for options in ({"beams": 0}, {"beams": 2, "best": 3}, {"length_penalty": float("nan")}):
+        with pytest.raises(ParameterError, match=next(iter(options))):
             beam_search(model, **SOURCE, **options)
     for most in (0, 41):
-        with pytest.raises(ParameterError, match="positions for 1 to 40"):
+        with pytest.raises(ParameterError, match=f"most={most}"):
             generate(model, **SOURCE, most=most)
