@@ -40,7 +40,7 @@ EPOCHS_AT = {500: 8, 2_000: 4, 8_000: 2}  # the same for every encoder
 SEEDS = (0, 1, 2)
 RATES = (5e-4, 1e-3, 2e-3)  # highest learning rates tried, for every encoder
 TUNED_AT, TUNING_SEED = 500, 100  # other sentences, head and order than those of the curve
-LENGTH, BATCH = 128, 16
+LENGTH, BATCH, SCHEME = 128, 16, "BIOES"  # of all models, the baseline too
 GRID = ((0.0, 0.1), (0.1, 0.01), (0.2, 0.001))  # of the baseline: (L1, L2)
 STEPS = 100  # of the baseline's optimizer
 WATCHED = 400  # validation sentences that choose
@@ -86,11 +86,15 @@ def corpus(size: int, seed: int) -> Any:
 
 def baseline(size: int, seed: int) -> tuple[list[list[str]], dict[str, Any]]:
     """Tags of the test sentences by the field on features, tuned on validation."""
+    from sftkit.corpora import spans
     from sftkit.models import feature_crf
 
     data = corpus(size, seed)
     items = {name: feature_crf.prepared(part["tokens"]) for name, part in data.items()}
-    train, watch = (list(data[name]["tags"]) for name in ("train", "validation"))
+    train, watch = (
+        [spans.convert(tags, SCHEME) for tags in data[name]["tags"]]
+        for name in ("train", "validation")
+    )
     model, tried = feature_crf.tuned(
         items["train"], train, items["validation"], watch, GRID, STEPS
     )
@@ -111,7 +115,7 @@ def fine_tune(
     from sftkit.models.load_tags import load_tagger
 
     data = corpus(size, seed)
-    names = spans.tag_names(tagged.types(data))
+    names = spans.tag_names(tagged.types(data), SCHEME)
     model, tokenizer = load_tagger(START, names, seed=seed, **MODELS[name])
     encoded = encode_tags.tags(data, tokenizer, names, LENGTH)
     train, watch = (
