@@ -143,9 +143,16 @@ def put_on(
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trained)
     for name in names:
-        layer: nn.Linear = model.get_submodule(name)  # type: ignore[assignment]
-        above, _, last = name.rpartition(".")
-        setattr(model.get_submodule(above), last, LoraLinear(layer, rank, alpha, dropout))
+        layer = cast(nn.Linear, model.get_submodule(name))
+        _swap(model, layer, LoraLinear(layer, rank, alpha, dropout))
+
+
+def _swap(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put one module in another's place, in every place where it is."""
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        if module is old:
+            above, _, last = name.rpartition(".")
+            setattr(model.get_submodule(above), last, new)
 
 
 def _fits(name: str, pattern: str) -> bool:
@@ -272,10 +279,9 @@ def remove(model: nn.Module) -> None:
     After `merge` the model computes what it learned, and saves and loads as any other; without
     it, what it computed before `add`. Parameters stay frozen or trained as they are.
     """
-    for name, layer in _adapted(model).items():
+    for layer in _adapted(model).values():
         bias = layer.bias is not None
         with torch.device("meta"):  # both of its tensors are replaced
             plain = nn.Linear(layer.in_features, layer.out_features, bias)
         plain.weight, plain.bias = layer.weight, layer.bias
-        above, _, last = name.rpartition(".")
-        setattr(model.get_submodule(above), last, plain.train(layer.training))
+        _swap(model, layer, plain.train(layer.training))

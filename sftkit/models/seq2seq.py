@@ -102,7 +102,7 @@ class Seq2Seq(nn.Module):
         """Hidden states and logits of each next token of the target.
 
         Args:
-            input_ids: The source, ``(B, S)``, padded anywhere.
+            input_ids: The source, ``(B, S)``, padded on the right.
             attention_mask: ``(B, S)``, 1 for tokens and 0 for padding; None: all are tokens.
             decoder_input_ids: ``(B, T)``: ``begin`` and the target without its last token
                 (see `losses_seq2seq.teacher_forced`), padded on the right.
@@ -110,7 +110,8 @@ class Seq2Seq(nn.Module):
             weights: Give the attention to the source of each block, ``(B, H, T, S)``.
 
         Raises:
-            ModelError: No ``decoder_input_ids``, or more tokens than positions.
+            ModelError: No ``decoder_input_ids``, padding on the left, or more tokens than
+                positions.
         """
         if decoder_input_ids is None:
             raise ModelError(
@@ -122,6 +123,11 @@ class Seq2Seq(nn.Module):
 
     def read(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> Kept:
         """Encode the source: what `write` needs of it."""
+        if attention_mask is not None and (attention_mask.diff(dim=1) > 0).any():
+            raise ModelError(
+                "attention_mask has padding before tokens, which moves their positions.",
+                "Pad on the right: tokenizer.padding_side = 'right'.",
+            )
         mask = None if attention_mask is None else attention_mask.bool()[:, None, None, :]
         x = self.encoder.start(self.embeddings(input_ids))
         for block in self.encoder.blocks:

@@ -246,6 +246,38 @@ def test_the_chunked_loss_sees_an_adapter_on_the_output_layer():
     assert whole.item() == pytest.approx(chunked.item(), rel=1e-12)
 
 
+def test_recomputed_activations_give_the_same_gradients():
+    """All that goes into the first block is frozen: the graph begins within it."""
+    found = []
+    for recompute in (False, True):
+        model = tiny_chat.llama().train()
+        lora.add(model)
+        drawn(model)
+        if recompute:
+            model.activation_checkpointing_enable()
+        model(input_ids=IDS).logits.square().sum().backward()
+        found.append([p.grad for p in model.parameters() if p.requires_grad])
+    for a, b in zip(*found, strict=True):
+        assert a.abs().max() > 0 and torch.equal(a, b)
+
+
+def test_a_layer_in_two_places_is_adapted_in_both():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one = nn.Linear(4, 4)
+            self.two = self.one
+
+        def forward(self, x):
+            return self.two(self.one(x))
+
+    model = Twice()
+    assert lora.add(model, ["one"]) == ["one"]
+    assert model.one is model.two and isinstance(model.two, lora.LoraLinear)
+    lora.remove(model)
+    assert model.one is model.two and type(model.two) is nn.Linear
+
+
 @pytest.mark.parametrize("stop", [2, 4])
 def test_resume_is_exact(tmp_path, stop):
     def run(folder, resume=False, **options):

@@ -17,7 +17,7 @@ from sftkit.encode_lm import char_tokenizer
 from sftkit.errors import EncodeError, ModelError, ParameterError
 from sftkit.evaluate.language import language_evaluation
 from sftkit.fit import fit
-from sftkit.models import lora
+from sftkit.models import added_tokens, lora
 from sftkit.models.seq2seq import Seq2Seq
 from sftkit.models.seq2seq_blocks import CrossBlock
 from tests.engine import tiny_chat, tiny_pairs
@@ -237,9 +237,23 @@ def test_sizes_that_cannot_be_are_refused(tmp_path):
             tiny_pairs.model(**{"dropout": 0.0} | sizes)
     with pytest.raises(ModelError, match="41 tokens, but the model has positions for 40"):
         tiny_pairs.model()(torch.ones(1, 41, dtype=torch.long), None, torch.ones(1, 3).long())
+    left = torch.tensor([[0, 1, 1]])
+    with pytest.raises(ModelError, match="padding before tokens, which moves"):
+        tiny_pairs.model().read(torch.ones(1, 3, dtype=torch.long), left)
     bart(*SIZES[0], scale_embedding=True).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="scale_embedding is True; ours has False only"):
         Seq2Seq.from_bart(tmp_path)
+
+
+def test_a_new_token_is_as_likely_as_the_average():
+    model, batch = tiny_pairs.model(vocab=263 + 5).eval(), batch_of(50)
+    inputs = losses_seq2seq.seq2seq_inputs(model, batch)
+    before = model(**inputs).logits[..., :263].mean(dim=-1)
+    added = added_tokens.add_tokens(model, tiny_chat.tokenizer(), ["<a>"], multiple_of=8)
+    assert added.ids == [263] and added.rows == (268, 268)
+    assert (model(**inputs).logits[..., 263] - before).abs().max() < 1e-12
+    added = added_tokens.add_tokens(model, tiny_chat.tokenizer(), [f"<{i}>" for i in range(9)])
+    assert added.rows == (268, 272) and model.config.vocab == 272
 
 
 def test_adapters_are_on_both_halves():
