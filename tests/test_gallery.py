@@ -57,7 +57,7 @@ def test_the_checklist_wants_a_number_of_every_page(shown, capsys):
     gallery = Gallery()
     gallery.proved(1, "gradient moved", 0.9421, 3e-16)
     said = capsys.readouterr().out
-    assert said == "page 1, gradient moved: wrong 0.942, mended below 1e-09\n"
+    assert said == "page 1, gradient moved: wrong 0.942, mended ≈ 0\n"
     with pytest.raises(AssertionError, match="pages without a number"):
         gallery.checklist()
     for page in pages():
@@ -74,15 +74,16 @@ def test_a_mend_that_changes_nothing_is_no_proof(wrong, mended):
 
 def test_printed_code_runs_by_itself_and_its_error_is_said(shown, capsys):
     outside = 3  # noqa: F841  the code must not see it
-    space = as_printed("a = given + 1", given=1)
+    space = as_printed("a = given + 1\nprint('here')", given=1)
     assert space["a"] == 2 and space["error"] is None
     space = as_printed("b = outside")
     assert isinstance(space["error"], NameError)
     as_printed("raise ValueError('\\x1b[1mbold\\x1b[0m\\nmore')")
-    assert shown[0].data == "```python\na = given + 1\n```"
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "It runs, without a word."
-    assert lines[1:] == ["NameError: name 'outside' is not defined", "ValueError: bold"]
+    assert shown[0].data == "```python\na = given + 1\nprint('here')\n```"
+    said = [output["text/plain"] for output in shown[1::2]]
+    assert said[0] == "here\nNo error."
+    assert said[1:] == ["NameError: name 'outside' is not defined", "ValueError: bold"]
+    assert capsys.readouterr().out == ""
 
 
 def test_labels_in_colour():

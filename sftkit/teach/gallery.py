@@ -9,7 +9,9 @@ import html
 import math
 import re
 import tomllib
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -126,21 +128,24 @@ def as_printed(code: str, **names: Any) -> dict[str, Any]:
 
     display(Markdown(f"```python\n{code.strip()}\n```"))
     space: dict[str, Any] = dict(names, error=None)
+    said = StringIO()  # shown in one piece with the verdict, and so in the right place
     try:
-        exec(compile(code, "<as printed>", "exec"), space)
+        with redirect_stdout(said):
+            exec(compile(code, "<as printed>", "exec"), space)
     except Exception as problem:  # whatever it raises is what the reader is to see
         space["error"] = problem
         lines = COLOUR_CODE.sub("", str(problem)).strip().splitlines()
-        print(f"{type(problem).__name__}: {lines[0][:200] if lines else ''}")
+        verdict = f"{type(problem).__name__}: {lines[0][:200] if lines else ''}"
     else:
-        print("It runs, without a word.")
+        verdict = "No error."
+    display({"text/plain": said.getvalue() + verdict}, raw=True)
     return space
 
 
 def _number(value: float) -> str:
     """Three digits, powers of ten where they say more; rounding errors are not told apart."""
     if 0 < abs(value) < ROUNDING:
-        return f"below {ROUNDING:.0e}"
+        return "≈ 0"
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     if float(value).is_integer() and abs(value) < 1e6:

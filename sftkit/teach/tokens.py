@@ -107,7 +107,7 @@ def labelled_html(
     count = sum(label != NOT_SUPERVISED for _, label in pairs)
     facts = [_counted(len(pairs), "token"), f"{count:,} supervised"]
     facts += [f"the first {most:,} tokens are shown"] if len(pairs) > most else []
-    boxes = "".join(parts)
+    boxes = "<wbr>".join(parts)  # lines may break between tokens
     return f'<div style="line-height:2.1">{boxes}</div><p>{", ".join(facts)}</p>'
 
 
