@@ -57,7 +57,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sftkit import assets, corpora, encode_chat, evaluate
+from sftkit import assets, corpora, data_report, encode_chat, evaluate
 from sftkit.batches import Batches, Examples
 from sftkit.chat_templates import TEMPLATES, rendered, use_template
 from sftkit.corpora import dialogues, instructions
@@ -150,22 +150,12 @@ show.table(
 # stay on one side.
 
 # %%
-by_topic = Counter(talks["train"]["topic"])
-lengths = [
-    sum(len(t["content"].split()) for t in m) for m in talks["train"]["messages"]
-]
-turns = Counter(len(m) for m in talks["train"]["messages"])
-fig, (left, right) = show.new_figure(columns=2)
-left.hist(lengths, bins=np.arange(0, 120, 5))
-left.set(xlabel="words", ylabel="conversations", title="Most are short")
-names_, counts = zip(*by_topic.most_common(8), strict=True)
-right.barh(names_[::-1], counts[::-1])
-right.set(xlabel="conversations", title="Eight largest topics")
-show.figure(
-    fig,
-    f"Most conversations have few words, median {np.median(lengths):.0f}; "
-    f"the largest topic is {names_[0]}. {turns[2]} of {sum(turns.values())} have two turns.",
-)
+report = data_report(talks, tokenizer, max_length)
+report.show()
+
+# %% [markdown]
+# Most conversations are short, and few tokens of them will be learnt: section 3 says which.
+# The last columns count what a limit on length does.
 
 # %% [markdown]
 # ## 2. One text from many turns
@@ -1127,20 +1117,36 @@ assert dpo_state.losses[-1] < dpo_state.losses[0]
 
 # %%
 recorded = committed_records("instruction")
+groups_of_runs = {}
+for run in recorded:
+    varied = {
+        k: v for k, v in run["parameters"].items() if k not in ("seed", "eval_rows")
+    }
+    what = ", ".join(f"{k}={v}" for k, v in varied.items()) or "as in this notebook"
+    groups_of_runs.setdefault((run["group"], what), []).append(run["metrics"])
+
+
+def over_seeds(runs, key, scale=1.0):
+    """Mean (smallest to largest)."""
+    found = [m[key]["value"] if isinstance(m[key], dict) else m[key] for m in runs]
+    low, high = scale * min(found), scale * max(found)
+    return f"{scale * np.mean(found):.1f} ({low:.1f} to {high:.1f})"
+
+
 if recorded:
     show.table(
         [
             (
-                r["name"],
-                r["parameters"]["lr"],
-                r["parameters"]["epochs"],
-                100 * r["metrics"]["following"]["value"],
-                r["metrics"]["news_perplexity"],
+                *names,
+                len(runs),
+                over_seeds(runs, "following", 100),
+                over_seeds(runs, "stopped", 100),
+                over_seeds(runs, "news_perplexity"),
             )
-            for r in recorded
+            for names, runs in groups_of_runs.items()
         ],
-        ("run", "lr", "epochs", "does what is asked, %", "perplexity on news"),
-        digits=4,
+        ("group", "run", "seeds", "right, %", "stops, %", "perplexity on news"),
+        "Mean over seeds (smallest to largest)",
     )
 
 # %% [markdown]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from sftkit import corpora
+from sftkit.checks.chats import chat_report
 from sftkit.checks.report import DataReport, Doubt, some
 from sftkit.corpora import duplicates
 from sftkit.errors import CorpusError
@@ -16,20 +17,26 @@ NOISE_ROWS = 20_000  # training rows that the linear model reads to find doubtfu
 DOUBTFUL = 10  # of them shown
 
 
-def data_report(dataset: Any, tokenizer: Any, max_length: int = 128) -> DataReport:
+def data_report(dataset: Any, tokenizer: Any, max_length: int = 128) -> Any:
     """Look at a data set before training on it.
 
     Args:
         dataset: A ``DatasetDict`` with columns ``text``, perhaps ``text_pair``, and ``label``
-            (``ClassLabel``), such as ``corpora.load`` gives.
+            (``ClassLabel``), such as ``corpora.load`` gives; or with ``messages`` (see
+            `corpora.dialogues`).
         tokenizer: The tokenizer of the model that will read it.
         max_length: The limit, in tokens, at which longer inputs will be cut.
+
+    Returns:
+        A `DataReport`, or a `ChatReport` of conversations.
 
     Raises:
         CorpusError: A column is missing, or the labels are not a ``ClassLabel``.
     """
     import numpy as np
 
+    if all("messages" in part.column_names for part in dataset.values()):
+        return chat_report(dataset, tokenizer, max_length)
     names = _class_names(dataset)
     counts = {
         split: np.bincount(_labels(part), minlength=len(names)).tolist()
