@@ -58,6 +58,13 @@ def test_the_rate_is_the_best_on_validation() -> None:
     assert entities.best_rate(runs, "a") == 1e-3 and entities.best_rate(runs, "b") == 5e-4
 
 
+def test_the_baseline_is_tuned_at_each_size_up_to_a_limit() -> None:
+    job = {"group": "curve", "model": "features", "sentences": entities.GRID_UP_TO, "seed": 1}
+    runs = [{"job": job, "chosen": {"c1": 0.1, "c2": 0.01}}]
+    assert entities.grid(8_000, 1, runs) == ((0.1, 0.01),)
+    assert entities.grid(8_000, 0, runs) == entities.grid(500, 1, runs) == entities.GRID
+
+
 def test_a_dry_run_says_what_and_how_long() -> None:
     done = subprocess.run(
         [sys.executable, "benchmarks/entities.py", "--dry-run", "--model", "features"],

@@ -14,7 +14,7 @@ from typing import Any
 
 from sftkit.errors import ParameterError
 
-GRID = ((0.0, 1.0), (0.0, 0.1), (0.1, 0.01), (0.5, 0.01))  # of (c1, c2): strengths of L1 and L2
+GRID = ((0.0, 0.1), (0.1, 0.01), (0.3, 0.01))  # of (c1, c2): strengths of L1 and L2
 STEPS = 100  # of L-BFGS, at most
 
 
