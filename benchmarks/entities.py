@@ -106,7 +106,7 @@ def baseline(
 
 
 def grid(size: int, seed: int, runs: list[dict[str, Any]]) -> tuple[tuple[float, float], ...]:
-    """The penalties to try: all, or above `GRID_UP_TO` those chosen there, if they are known."""
+    """The penalties to try: all; above `GRID_UP_TO` those chosen there, if they are known."""
     wanted = {"group": "curve", "model": BASELINE, "sentences": GRID_UP_TO, "seed": seed}
     known = [r["chosen"] for r in runs if r["job"] == wanted]
     return ((known[0]["c1"], known[0]["c2"]),) if size > GRID_UP_TO and known else GRID
