@@ -7,6 +7,7 @@ has been changed by then.
 
 from __future__ import annotations
 
+import functools
 import shutil
 import uuid
 import warnings
@@ -97,6 +98,11 @@ class Keeper:
 
         return gather_object([content])
 
+    @functools.cached_property
+    def conditions(self) -> dict[str, Any]:
+        """Those of this run; asked once, since looking up versions takes 10 ms."""
+        return exact.conditions(self.accelerator.num_processes)
+
     def done(self) -> None:
         """The run has ended: what an earlier one left is not needed any more."""
         if self.accelerator.is_main_process:
@@ -119,7 +125,7 @@ class Keeper:
         whole = pack(state, "state", {}, self) | {
             "run": self.id,
             "callbacks": told,
-            "conditions": exact.conditions(self.accelerator.num_processes),
+            "conditions": self.conditions,
         }
         checkpoints.save(
             self.folder, step, self.model, self.optimizer, whole, keep=self.keep, more=files
@@ -179,7 +185,7 @@ class Keeper:
         return unpack(state, {})
 
     def _tell(self, was: dict[str, Any]) -> None:
-        case = exact.compare(was, exact.conditions(self.accelerator.num_processes))
+        case = exact.compare(was, self.conditions)
         if not case.identical and self.accelerator.is_main_process:
             warnings.warn(f"resumed under other conditions: {case}", stacklevel=6)
 

@@ -28,7 +28,8 @@ def training(folder: Path, resume: bool, **options: Any) -> torch.nn.Module:
     seed_everything(1)
     model = tiny.model(dropout=0.2)
     batches = Batches(tiny.examples(24), 8)
-    settings = dict(epochs=2, lr=1e-2, save_every=1, folder=folder, resume=resume)
+    settings = dict(epochs=2, lr=1e-2, save_every=1, precision="fp32")
+    settings |= dict(folder=folder, resume=resume)
     fit(model, batches, losses.classification(), **settings, **options)
     return model
 

@@ -96,7 +96,8 @@ def mark_saves(number: int | None = None, line: int | None = None) -> None:
 
         saves[0] += 1
         say("save", step)
-        sys.settrace(trace)
+        if saves[0] in (1, number):  # tracing is slow
+            sys.settrace(trace)
         try:
             return real(folder, step, *more, **options)
         finally:
@@ -143,6 +144,7 @@ def train(
         patience=1000,
         keep_best=True,
         save_every=1,
+        precision="fp32",
     )
     name = os.environ.get("RANK", "0")
     save_file(model.state_dict(), Path(folder) / f"final-{name}.safetensors")

@@ -302,7 +302,7 @@ def _masked_model():
     return BertForMaskedLM(tiny.config(dropout=0.2))
 
 
-@pytest.mark.parametrize("stop", [2, 4, 6])
+@pytest.mark.parametrize("stop", [2, 5])
 @pytest.mark.parametrize("name", KINDS)
 def test_order_packing_masks_and_plateau_go_on(tmp_path, name, stop):
     def go(folder, **more):
@@ -330,7 +330,7 @@ def test_in_a_window_of_micro_batches(tmp_path):
         return loss
 
     whole = train(None, loss=dying(0))
-    for call in (1, 2, 5, 9, 12):  # three micro-batches a step
+    for call in (2, 6, 10):  # three micro-batches a step
         train(tmp_path / str(call), loss=dying(call))
         assert same(train(tmp_path / str(call), loss=dying(0), resume=True), whole)
 

@@ -39,7 +39,7 @@ def campaign(zygote: Zygote, folder: Path, kills: int, seed: int) -> None:
     epochs = max(10, kills)  # of 5 steps
     (whole,) = zygote.together(JOB, folder / "whole", 1, epochs=epochs)
     assert whole.wait() == 0, whole.log.read_text()
-    lines = min(int(mark[2]) for mark in whole.marks() if mark[0] == "saved")
+    lines = max(int(mark[2]) for mark in whole.marks() if mark[0] == "saved")
     print(f"seed {seed}; a save runs {lines} lines of ours")
     chance, broken, newest = random.Random(seed), folder / "broken", 0
     died: Counter[str] = Counter()
@@ -79,7 +79,7 @@ def test_killed_fifty_times(zygote, tmp_path):
 
 
 def two(zygote: Zygote, folder: Path, **options) -> list[Child]:
-    return zygote.together(JOB, folder, 2, epochs=3, **options)
+    return zygote.together(JOB, folder, 2, epochs=2, **options)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def whole_by_two(zygote, tmp_path_factory) -> list[bytes]:
 def test_one_of_two_or_both(zygote, whole_by_two, tmp_path, options):
     """With dropout, whose numbers differ between the processes."""
     children = two(zygote, tmp_path, **options)
-    codes = [child.wait(60) for child in children]  # who is left alone ends, and does not hang
+    codes = [child.wait() for child in children]  # who is left alone ends, and does not hang
     assert -9 in codes and 0 not in codes
     for child in two(zygote, tmp_path):
         assert child.wait() == 0, child.log.read_text()
@@ -114,7 +114,7 @@ def test_one_of_two_or_both(zygote, whole_by_two, tmp_path, options):
 def test_the_two_draw_other_numbers_and_both_are_brought_back(zygote, whole_by_two, tmp_path):
     """Broken variant: without the second process's generators the weights differ."""
     for child in two(zygote, tmp_path, window=9):
-        assert child.wait(60) == -9
+        assert child.wait() == -9
     (newest, *_) = reversed(checkpoints.existing(tmp_path / "checkpoints"))
     saved_state = checkpoints.tensors(newest, "generators")
     assert {name.partition(".")[0] for name in saved_state} == {"0", "1"}
@@ -133,16 +133,16 @@ def test_the_two_draw_other_numbers_and_both_are_brought_back(zygote, whole_by_t
     assert finals(tmp_path, 2) != whole_by_two
 
 
-@pytest.mark.parametrize("processes", [(2, 1), (1, 2)])
+@pytest.mark.parametrize("processes", [(2, 1), pytest.param((1, 2), marks=pytest.mark.slow)])
 def test_another_number_of_processes_agrees_within_rounding(zygote, tmp_path, processes):
     """In float64 and without dropout: 1e-9 of the losses, 1e-8 of the weights."""
     from safetensors.torch import load_file
 
     before, after = processes
-    for folder, first in ((tmp_path / "whole", None), (tmp_path / "broken", 20)):
-        job = dict(epochs=3, dropout=0.0)
+    for folder, first in ((tmp_path / "whole", None), (tmp_path / "broken", 12)):
+        job = dict(epochs=2, dropout=0.0)
         for child in zygote.together(JOB, folder, before, window=first, **job):
-            assert child.wait(60) == (-9 if first else 0), child.log.read_text()
+            assert child.wait() == (-9 if first else 0), child.log.read_text()
     children = zygote.together(JOB, tmp_path / "broken", after, **job)
     for child in children:
         assert child.wait() == 0, child.log.read_text()
@@ -174,7 +174,7 @@ def test_a_second_run_on_a_folder_is_refused_and_a_killed_one_blocks_nobody(zygo
     (holder,) = zygote.together("tests.engine.full_disk:slowly", tmp_path, 1)
     assert holder.mark("holds"), holder.log.read_text()
     (second,) = zygote.together("tests.engine.full_disk:beside", tmp_path, 1)
-    assert second.wait(30) == 1
+    assert second.wait() == 1
     message = second.log.read_text()
     assert (
         f"FitError: {tmp_path / 'checkpoints'} is in use by process {holder.pid} on" in message
@@ -191,6 +191,6 @@ def test_two_processes_are_refused_together(zygote, tmp_path):
     (holder,) = zygote.together("tests.engine.full_disk:slowly", tmp_path, 1)
     assert holder.mark("holds"), holder.log.read_text()
     pair = zygote.together("tests.engine.full_disk:beside", tmp_path, 2)
-    assert [child.wait(60) for child in pair] == [1, 1]
+    assert [child.wait() for child in pair] == [1, 1]
     assert all("is in use by process" in child.log.read_text() for child in pair)
     holder.kill()

@@ -46,13 +46,13 @@ class Child:
             self.status = self.zygote.ask({"poll": self.pid})
         return self.status
 
-    def wait(self, seconds: float = 120) -> int:
+    def wait(self, seconds: float = 240) -> int:
         """Exit code; fails the test when the process hangs."""
         wait_until(lambda: self.poll() is not None, seconds, f"process hangs: {self.log}")
         assert self.status is not None
         return self.status
 
-    def mark(self, word: str, seconds: float = 120) -> bool:
+    def mark(self, word: str, seconds: float = 240) -> bool:
         """Wait until a line begins with a word; False if the process ends before."""
         found = lambda: any(m and m[0] == word for m in self.marks())  # noqa: E731
         wait_until(
