@@ -607,8 +607,8 @@ compare("log p by hand vs CRFsuite", ours, theirs, 1e-3)
 # ## 6. Fine-tuning
 #
 # The encoder gives the emissions: a linear layer on its hidden states. It has three layers and
-# has read a month of one newspaper, so it does not know every pair of characters; and pairs
-# are what the linear model lives on. So, with `buckets`, our encoder gets such features as
+# has read three weeks of one newspaper, so it does not know every pair of characters; and
+# pairs are what the linear model lives on. So, with `buckets`, our encoder gets such features as
 # well: characters and pairs around a token, hashed into a table of tag scores that starts at
 # zero. In training half of them are left out at random, so that the encoder has to learn, too.
 #
@@ -906,7 +906,6 @@ widgets.text_box(
 
 # %%
 records = [r for r in committed_records("entities") if r["job"]["group"] != "tuning"]
-kinds = dict.fromkeys(r["job"]["model"] for r in records)
 curve = {}
 for r in records:
     at = curve.setdefault(r["job"]["model"], {}).setdefault(r["job"]["sentences"], [])
