@@ -129,6 +129,8 @@ def _check_fields(path: Path, number: int, fields: list[str], width: int) -> Non
 def _json(path: Path, encoding: str) -> Iterator[tuple[list[str], list[str], list[int]]]:
     for number, item in _json_items(path, encoding, path.name):
         where = f"{path.name}, line {number}"
+        tokens: Any
+        tags: Any
         if isinstance(item, dict) and "tokens" in item:
             tokens, tags = item["tokens"], item.get("tags", item.get("ner_tags", []))
             _check_lists(where, tokens, tags)
