@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from sftkit import __version__
 from sftkit.course import verbs as course_verbs
 from sftkit.errors import ParameterError, SftError
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of the disk, a quota, a file's size
 INTERRUPTED = 130  # what shells expect after Ctrl-C
 
 
@@ -38,6 +40,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as head, has had enough
         sys.stderr.close()
         return 0
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        where = f" while writing {error.filename}" if error.filename else ""
+        print(f"The disk is full{where}: {error.strerror}.", file=sys.stderr)
+        print("  Make room, or give another folder; then repeat the command.", file=sys.stderr)
+        return 2
 
 
 def _parser() -> argparse.ArgumentParser:

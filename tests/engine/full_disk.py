@@ -94,7 +94,7 @@ def slowly(folder: str) -> None:
     class Wait:
         def on_step(self, model: Any, state: Any) -> None:
             say("holds", os.getpid())
-            time.sleep(60)
+            time.sleep(300)
 
         def on_evaluate(self, model: Any, state: Any) -> None: ...
 
@@ -105,3 +105,13 @@ def beside(folder: str) -> None:
     """Train in a folder that somebody may hold."""
     training(Path(folder) / "checkpoints", True)
     say("done")
+
+
+def command(folder: str) -> None:
+    """`sftkit student` where files may not grow."""
+    from sftkit.cli import main
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, -1))
+    code = main(["student", "00", "--to", str(Path(folder) / "copies")])
+    resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
+    say("code", code, *sorted(entry.name for entry in Path(folder).rglob("*.ipynb")))

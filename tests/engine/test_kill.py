@@ -170,6 +170,14 @@ def test_a_full_disk_loses_only_the_steps_since_the_last_save(zygote, tmp_path, 
     assert a.read_bytes() == b.read_bytes()
 
 
+def test_a_command_says_that_the_disk_is_full(zygote, tmp_path):
+    (child,) = zygote.together("tests.engine.full_disk:command", tmp_path, 1)
+    assert child.wait() == 0, child.log.read_text()
+    assert ["code", "2"] in child.marks()  # and no half copy beside it
+    said = child.log.read_text()
+    assert "The disk is full" in said and "Make room" in said and "Traceback" not in said
+
+
 def test_a_second_run_on_a_folder_is_refused_and_a_killed_one_blocks_nobody(zygote, tmp_path):
     (holder,) = zygote.together("tests.engine.full_disk:slowly", tmp_path, 1)
     assert holder.mark("holds"), holder.log.read_text()

@@ -36,7 +36,7 @@ class Child:
 
     def kill(self) -> None:
         """kill -9."""
-        if self.status is None:
+        if self.poll() is None:
             os.kill(self.pid, signal.SIGKILL)
             self.wait()
 
@@ -73,6 +73,7 @@ class Zygote:
 
     def __init__(self) -> None:
         self.count = 0
+        self.children: list[Child] = []
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.engine.zygote"],
             cwd=ROOT,
@@ -98,7 +99,9 @@ class Zygote:
         log = folder / f"log-{self.count}.txt"
         log.touch()
         order = {"job": job, "options": options, "log": str(log), "environment": environment}
-        return Child(self, self.ask(order), log)
+        child = Child(self, self.ask(order), log)
+        self.children.append(child)
+        return child
 
     def together(self, job: str, folder: Path, processes: int, **options: Any) -> list[Child]:
         """Several processes that form one gloo group; the job gets the folder too."""
@@ -112,9 +115,11 @@ class Zygote:
         return [self.start(job, folder, group | (r if group else {}), options) for r in ranks]
 
     def close(self) -> None:
+        for child in self.children:  # of a test that has failed
+            child.kill()
         assert self.process.stdin is not None
         self.process.stdin.close()
-        self.process.wait(timeout=20)
+        self.process.wait(timeout=120)
 
 
 def _fork(order: dict[str, Any]) -> int:
