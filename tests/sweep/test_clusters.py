@@ -12,7 +12,7 @@ import pytest
 
 from sftkit.course.sweep import expand, sweep
 from sftkit.errors import RunError
-from tests.sweep.stubs import busy_loop, log_of, quick, slow, times
+from tests.sweep.stubs import log_of, quick, slow, times
 
 ROOT = Path(__file__).parents[2]
 
@@ -112,19 +112,6 @@ def serve() -> None:
     with cluster(2) as running:
         print(address(running), flush=True)
         time.sleep(300)
-
-
-@pytest.mark.slow
-def test_two_workers_are_nearly_twice_as_fast_as_one(plan_of, tmp_path, said) -> None:
-    plan = plan_of({"x": [1, 2, 3, 4, 5, 6]})
-    seconds = []
-    for workers in (1, 2):
-        with cluster(workers) as running:
-            start = time.monotonic()
-            sweep(plan, store=tmp_path / str(workers), work=busy_loop, tell=said,
-                  executor=address(running))  # fmt: skip
-            seconds.append(time.monotonic() - start)
-    assert seconds[0] / seconds[1] >= 1.7
 
 
 def test_a_store_at_an_address_keeps_notebooks_there_and_records_here(

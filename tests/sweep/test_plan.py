@@ -216,4 +216,4 @@ def test_ten_thousand_runs_read_the_notebook_once(plan_of, monkeypatch) -> None:
     runs = expand(plan_of(grid, seeds=5))
     assert len({run.hash for run in runs}) == 10_000
     assert len(reads) == 1
-    assert time.process_time() - start < 10  # under 2 on a quiet machine: benchmarks/sweeps.py
+    assert time.process_time() - start < 10  # under 2 on a quiet machine

@@ -180,7 +180,7 @@ def test_a_sweep_is_watched_from_a_notebook(plan_of, tmp_path, said) -> None:
     bar, words, table, image = box.widget.children
     assert (bar.value, bar.max) == (4, 4)
     assert re.search("2 of 4 done, 0 running, 2 failed", words.value)
-    assert "x=2" in table.value and image.value.startswith(b"\x89PNG")
+    assert "x=2" in table.value and bytes(image.value).startswith(b"\x89PNG")
     fig, alt = box.figure()
     assert "Learning curves of 2 runs" in alt
     box.show()

@@ -216,7 +216,9 @@ class Drive:
     def _mirror(self, run: Run, outcome: Outcome) -> None:
         """Keep the record here when the store is elsewhere."""
         if remote.is_address(self.store) and outcome.data is not None:
-            write_json(self.folder_of(run) / "result.json", outcome.data)
+            write_json(
+                self.folder_of(run) / "result.json", outcome.data | {"files": ["result.json"]}
+            )
 
     def _may_retry(self, run: Run) -> bool:
         return self.attempts[run.hash] <= self.plan.retries and not self.over

@@ -15,7 +15,7 @@ from typing import Any
 from sftkit.course.planned import PlannedRun
 from sftkit.course.run import RESULT
 from sftkit.errors import RunError
-from sftkit.files import cache_folder, sha256_text
+from sftkit.files import cache_folder, read_json, sha256_text, write_json
 
 RECORDS = (RESULT, "failure.json", "stopped.json")
 
@@ -81,4 +81,6 @@ def pull_records(address: str, notebook: str) -> Path:
             if not path.is_file() or name != RESULT:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 files.get_file(there, str(path))
+                if name == RESULT:  # it is whole at the address, and here without the rest
+                    write_json(path, read_json(path) | {"files": [RESULT]})
     return local
