@@ -14,7 +14,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from sftkit.course.run import CURVES_FILE
+from sftkit.course.run import CURVES_FILE, RESULT
 from sftkit.course.sweep.plan import Plan
 from sftkit.course.sweep.status import Progress
 from sftkit.course.sweep.store import run_folder
@@ -105,8 +105,12 @@ class SweepBox:
         return fig, f"Learning curves of {len(lines)} runs, {lines[-1][1]} by optimizer step."
 
     def _curve(self, notebook: str, digest: str) -> list[dict[str, float]]:
+        folder = run_folder(self.store, notebook, digest)
         try:
-            found = read_json(run_folder(self.store, notebook, digest) / CURVES_FILE)
+            if (folder / RESULT).is_file():  # when the run is over, its curves are there
+                found = read_json(folder / RESULT).get("curves", {})
+            else:
+                found = read_json(folder / CURVES_FILE)
         except (OSError, ValueError):
             return []
         return [row for rows in found.values() for row in rows]
