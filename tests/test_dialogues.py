@@ -119,8 +119,12 @@ FORMS = {
 PAIRS = [(f"what is {word}?", f"it is {at}") for at, word in enumerate(WORDS)]
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet", "disk"])
+KINDS = ("jsonl", "csv", "parquet", "disk")
+# A list within a cell of CSV cannot be told from a text.
+POSSIBLE = [(k, f) for k in KINDS for f in FORMS if (k, f) != ("csv", "prompt lists")]
+
+
+@pytest.mark.parametrize(("kind", "form"), POSSIBLE)
 def test_every_form_in_every_kind_of_file(tmp_path, form, kind):
     from datasets import Dataset, DatasetDict
 
@@ -134,8 +138,6 @@ def test_every_form_in_every_kind_of_file(tmp_path, form, kind):
             writer.writeheader()
             for row in rows:
                 cells = {k: json.dumps(v) if isinstance(v, list) else v for k, v in row.items()}
-                if form == "prompt lists":
-                    pytest.skip("a text in a CSV cell is a text")
                 writer.writerow(cells)
     elif kind == "parquet":
         Dataset.from_list(rows).to_parquet(path)

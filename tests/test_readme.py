@@ -89,7 +89,11 @@ def test_both_parts_are_put_in_and_nothing_else_changes(tmp_path, records, bench
     runs.write_text(json.dumps({"runs": records}))
     result.write_text(json.dumps(bench))
     new = readme.updated(TEMPLATE, runs, result)
-    assert "old" not in new and new.startswith("# A title\n\n<!-- results") and "between" in new
+    assert (
+        "\nold\n" not in new
+        and new.startswith("# A title\n\n<!-- results")
+        and "between" in new
+    )
     assert readme.results_part(records) in new and readme.bench_part(bench) in new
     assert readme.updated(new, runs, result) == new
     empty = readme.updated(TEMPLATE, tmp_path / "none", tmp_path / "none")

@@ -192,15 +192,23 @@ def header(notebook: Any, name: str = "notebook") -> Header:
     return Header(strict, minutes, dict(fast) if fast else None, tuple(assets))
 
 
+FEW_WORDS = 5
+
+
 def question(notebook: Any) -> str:
-    """The first sentence of the first cell that ends in a question mark, or ""."""
+    """The first sentence of the first cell that ends in a question mark, or "".
+
+    A question of few words comes with what stands before it in its paragraph.
+    """
     if not notebook.cells or notebook.cells[0].cell_type != "markdown":
         return ""
     for paragraph in notebook.cells[0].source.split("\n\n"):
         text = " ".join(paragraph.split()).strip("*_> ")
         match = re.search(r"[^.?!]*\?", text)
         if match and not text.startswith("#"):
-            return match.group(0).strip("*_> \"'“”")
+            short = len(match.group(0).split()) < FEW_WORDS
+            found = text[: match.end()] if short else match.group(0)
+            return found.strip("*_> \"'“”")
     return ""
 
 
