@@ -176,7 +176,7 @@ def coloured(tokens, tags, title=""):
 
 
 def short_rows(split, least=2, most=90):
-    """Numbers of sentences of a readable length with some spans; the first if there is none."""
+    """Sentences of a readable length with some spans; the first if there is none."""
     rows = [
         i
         for i, tags in enumerate(corpus[split]["tags"])
@@ -344,7 +344,7 @@ for split in ("train", "validation", "test"):
         total += sum(a > 0 for a in labels)
 same("ids and labels in one pass vs word_ids", ours, theirs)
 print(
-    f"labels by position: {100 * wrong / total:.0f} % of all entity words get a wrong one"
+    f"labels by position: {100 * wrong / total:.0f} % of entity words get a wrong one"
 )
 
 # %% [markdown]
@@ -627,6 +627,7 @@ if not OURS:  # transformers' models have no such layer
 MAIN = next(iter(variants))
 
 
+# %%
 def fine_tuned(options):
     """A fresh model, trained; the best epoch on validation is kept."""
     net, _ = load_tagger(
@@ -771,9 +772,7 @@ if "pretrained, softmax" in trained:
     illegal = sum(
         spans.problem(t, scheme) is not None for t in found["pretrained, softmax"]
     )
-    print(
-        f"softmax: {illegal} of {len(truth):,} test sentences have an illegal pair of tags"
-    )
+    print(f"softmax: {illegal} of {len(truth):,} test sentences have illegal pairs")
     print(f"the same model with Viterbi over legal pairs:\n   "
           f"{tagging.compare_tags(fixed.sums, soft.sums)}")  # fmt: skip
 
@@ -1017,6 +1016,7 @@ for split in ("old templates", "new templates"):
     }
     for name, guess in guesses.items():
         message_reports[name, split] = tagging.tag_report(right, guess, english_types)
+# %%
 show.table(
     [
         (name, split, *(100 * x for x in r.f1))
@@ -1197,7 +1197,7 @@ bioes_exercise(to_bioes_solution)
 
 # %% tags=["exercise"]
 def first_pieces(word_ids, labels):
-    """One label per token: word_ids has a word or None per token, labels one per word."""
+    """One label per token; word_ids: a word or None per token, labels: one per word."""
     raise NotImplementedError
 
 

@@ -70,6 +70,8 @@ from sftkit.losses_chunked import causal_lm
 from sftkit.losses_preference import dpo, dpo_loss, margins, pairs, with_reference
 from sftkit.models import lora, lora_files, sampling
 from sftkit.packing import PackedBatches
+
+# %%
 from sftkit.teach import mask_view, show, widgets
 from sftkit.teach.blind import Blind
 from sftkit.teach.exercises import Exercise
@@ -100,6 +102,7 @@ def tiny_model(vocab, seed=0):
     return AutoModelForCausalLM.from_config(sizes, dtype=torch.float32).eval()
 
 
+# %%
 is_tiny = model == "tiny"
 name = "smollm2-135m-instruct" if is_tiny else model
 folder = assets.path(name) if name in assets.catalogue() else name
@@ -199,7 +202,7 @@ print(rendered(example[:2], tokenizer, add_generation_prompt=True))
 
 # %%
 def encode_by_hand(messages):
-    """ChatML: ids and mask together. (SmolLM2 writes a system turn if there is none.)"""
+    """ChatML, ids and mask together. (SmolLM2 adds a system turn where none is.)"""
     ids, mask = [], []
 
     def write(text, learn):
@@ -348,7 +351,7 @@ fig, alt = mask_view.mask_figure(kinds_of(padded), "Padded: one conversation per
 show.figure(fig, alt)
 fig, alt = mask_view.mask_figure(
     kinds_of(packed),
-    f"Packed: {int((packed['document'] >= 0).sum())} tokens in {len(packed['row'])} pieces, "
+    f"Packed: {(packed['document'] >= 0).sum()} tokens, {len(packed['row'])} pieces, "
     f"{len(packed['document'])} rows",
     documents=packed["document"].tolist(),
 )
@@ -593,6 +596,7 @@ for o, i, r in [(3, 4, 2), (5, 2, 1), (4, 6, 3)]:
             numeric_all.append(slope)
 
 
+# %%
 def flat(parts):
     return torch.cat([p.flatten() for p in parts])
 
@@ -666,7 +670,7 @@ def losses_of(net):
 
 answer_before, news_before = losses_of(chat)
 print(
-    f"before: {answer_before:.3f} nats per answer token, {news_before:.3f} per news token"
+    f"before: {answer_before:.3f} nats an answer token, {news_before:.3f} a news token"
 )
 
 # %%
@@ -700,7 +704,7 @@ ax.set(xlabel="optimizer step", ylabel="loss, nats per answer token", yscale="lo
 ax.set_title(f"The loss falls from {first_loss:.2f} to {last_loss:.2f}")
 show.figure(
     fig,
-    f"Training loss from {first_loss:.2f} to {last_loss:.2f} in {len(state.losses)} steps.",
+    f"Loss from {first_loss:.2f} to {last_loss:.2f} in {len(state.losses)} steps.",
 )
 
 # %% [markdown]
@@ -735,7 +739,7 @@ table = [
 show.table(
     table,
     ("", "before", "after"),
-    f"{eval_rows} held-out tasks, new keys, words and wordings; 95 % intervals (Wilson)",
+    f"{eval_rows} held-out tasks, new keys, words, wordings; 95 % intervals (Wilson)",
 )
 
 # %%
@@ -816,6 +820,7 @@ def hand_top_p(z, p):
     return [z[t] if t in kept else -math.inf for t in range(len(z))]
 
 
+# %%
 checked = []
 for V in (5, 40, 300):
     z = 2 * normal(1, V)
@@ -836,6 +841,8 @@ for V in (5, 40, 300):
         ),
     ]
     checked += pairs_here
+
+# %%
 finite = [(a.clamp(min=-1e9), b.clamp(min=-1e9)) for a, b in checked]
 compare(
     "sftkit.models.sampling vs transformers",
@@ -957,6 +964,7 @@ def hand_score(net, question, answer):
     return float(np.mean(log_probs_of(net, prompt + ids)[len(prompt) :]))
 
 
+# %%
 quiz = [t for t in test_tasks if len(t.expected) == 1][:6]
 values = sorted({str(v) for t in test_tasks for v in t.expected.values()})
 rng = np.random.default_rng(seed)
@@ -978,9 +986,7 @@ compare(
     ),
     1e-4,
 )
-print(
-    f"right: {found.best().count(0)} of {len(quiz)}, by chance about {len(quiz) / 4:.1f}"
-)
+print(f"right: {found.best().count(0)} of {len(quiz)}, by chance {len(quiz) / 4:.1f}")
 
 # %% [markdown]
 # **Blind comparison.** For what no program can judge, people do. They must not know whose
@@ -1102,6 +1108,7 @@ dpo_state = fit(
     precision="fp32",
     label="preference tuning",
 )
+# %%
 with torch.no_grad():
     moved = margins(preferring, one_batch)
 reference = one_batch["reference_chosen"] - one_batch["reference_rejected"]
@@ -1128,6 +1135,7 @@ for run in recorded:
     groups_of_runs.setdefault((run["group"], what), []).append(run["metrics"])
 
 
+# %%
 def over_seeds(runs, key, scale=1.0):
     """Mean (smallest to largest)."""
     found = [m[key]["value"] if isinstance(m[key], dict) else m[key] for m in runs]
@@ -1168,7 +1176,7 @@ card = Card(
     parameters={"lr": lr, "epochs": epochs, "rank": rank, "batch size": batch_size},
     results=table,
     limits=[
-        "English, short notes and three forms of answer; nothing else was trained or tested.",
+        "English, short notes, three forms of answer; nothing else was trained.",
         "The base weights come from a 4-bit file.",
     ],
 )
