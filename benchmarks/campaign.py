@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from sftkit.files import read_json, write_json  # noqa: E402
+from sftkit.files import locked, read_json, write_json  # noqa: E402
 
 RECORDS = ROOT / "benchmarks" / "records" / "classification.json"
 NOTEBOOK = "07"
@@ -111,6 +111,15 @@ def merge(
     return sorted(by_key.values(), key=lambda r: position.get(_key(r), len(position)))
 
 
+def keep_run(path: Path, done: dict[str, Any], order: Iterable[dict[str, Any]]) -> None:
+    """Add a run to records whose jobs are dictionaries; safe beside other processes."""
+    with locked(path.with_name(f".{path.name}.lock")):
+        runs = [r for r in read_records(path) if r["job"] != done["job"]] + [done]
+        place = {str(known): i for i, known in enumerate(order)}
+        runs.sort(key=lambda r: place.get(str(r["job"]), len(place)))
+        write_json(path, {"runs": runs})
+
+
 def _key(record: dict[str, Any]) -> str:
     return Job(record["group"], record["parameters"]).key
 
@@ -147,12 +156,19 @@ def estimate(job: Job, records: list[dict[str, Any]]) -> float:
     return OVERHEAD + job.work() / rate
 
 
-def run_notebook(parameters: dict[str, Any], force: bool = False) -> dict[str, Any]:
-    """Run notebook 07, or go on from its last checkpoint. Returns its ``result.json``."""
+def run_notebook(
+    parameters: dict[str, Any], notebook: str = NOTEBOOK, force: bool = False
+) -> dict[str, Any]:
+    """Run a notebook, or go on from its last checkpoint. Returns its ``result.json``."""
     from sftkit.course.run import run
 
     store = ROOT / "runs"
-    return run(NOTEBOOK, parameters, store=store, force=force, resume=not force).data
+    return run(notebook, parameters, store=store, force=force, resume=not force).data
+
+
+def accuracy_line(record: dict[str, Any]) -> str:
+    """What is printed of a run."""
+    return f"accuracy {100 * record['metrics']['tuned']['accuracy']['value']:.1f} %"
 
 
 def current_hashes() -> dict[str, str]:
@@ -183,36 +199,52 @@ def show_plan(
 
 
 def work_off(
-    todo: list[Job], run: Run, path: Path = RECORDS, minutes: float | None = None
+    todo: Sequence[Job],
+    run: Run,
+    path: Path = RECORDS,
+    minutes: float | None = None,
+    order: Iterable[Job] | None = None,
+    told: Callable[[dict[str, Any]], str] = accuracy_line,
 ) -> int:
-    """Run jobs one after the other; the records are whole after each. Returns how many."""
-    started = time.monotonic()
+    """Run jobs one after the other; the records are whole after each. Returns how many.
+
+    Args:
+        order: All jobs of the campaign, in the order of the records; those of this one.
+        told: What is printed of a record.
+    """
+    started, plan = time.monotonic(), list(order or jobs())
     for count, job in enumerate(todo):
         if minutes is not None and time.monotonic() - started > 60 * minutes:
             print(f"{minutes:g} minutes are over; {len(todo) - count} runs are left")
             return count
         print(f"{time.strftime('%H:%M')}  {job.title}", flush=True)
         record = as_record(job, run(job.parameters))
-        write_json(path, {"runs": merge(read_records(path), record, jobs())})
-        tuned = record["metrics"]["tuned"]["accuracy"]["value"]
-        print(f"       accuracy {100 * tuned:.1f} %, {record['timings']['seconds']:.0f} s")
+        write_json(path, {"runs": merge(read_records(path), record, plan)})
+        print(f"       {told(record)}, {record['timings']['seconds']:.0f} s", flush=True)
     return len(todo)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("groups", nargs="*", metavar="GROUP", help=", ".join(GROUPS))
+def options_of(
+    arguments: list[str] | None, doc: str, groups: Sequence[str]
+) -> argparse.Namespace:
+    """The command line that the notebooks' campaigns share."""
+    parser = argparse.ArgumentParser(description=doc.split("\n")[0])
+    parser.add_argument("groups", nargs="*", metavar="GROUP", help=", ".join(groups))
     parser.add_argument("--dry-run", action="store_true", help="print the plan only")
     parser.add_argument("--minutes", type=float, help="begin no run after so many")
     parser.add_argument("--force", action="store_true", help="also what is recorded already")
     options = parser.parse_args(arguments)
-    if unknown := set(options.groups) - set(GROUPS):
-        parser.error(f"there is no group {', '.join(sorted(unknown))}; there are {GROUPS}")
+    if unknown := set(options.groups) - set(groups):
+        parser.error(f"there is no group {', '.join(sorted(unknown))}; there are {groups}")
+    return options
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = options_of(arguments, __doc__, GROUPS)
     chosen = [job for job in jobs() if job.group in (options.groups or GROUPS)]
     todo = show_plan(chosen, read_records(), current_hashes(), options.force)
-    if options.dry_run:
-        return
-    work_off(todo, lambda p: run_notebook(p, options.force), minutes=options.minutes)
+    if not options.dry_run:
+        work_off(todo, lambda p: run_notebook(p, force=options.force), minutes=options.minutes)
 
 
 if __name__ == "__main__":

@@ -22,8 +22,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import campaign  # noqa: E402
 from benchmarks.pretraining import WEIGHTS  # noqa: E402
-from sftkit.files import locked, read_json, sha256, write_json  # noqa: E402
+from sftkit.files import sha256  # noqa: E402
 
 RECORDS = ROOT / "benchmarks" / "records" / "entities.json"
 START = "zh-char-encoder"
@@ -209,18 +210,9 @@ def missing(
     return [job for job in chosen if (str(job), weights_hash(job["model"])) not in done]
 
 
-def read_runs() -> list[dict[str, Any]]:
-    """The records so far."""
-    return read_json(RECORDS)["runs"] if RECORDS.is_file() else []
-
-
 def keep_run(done: dict[str, Any]) -> None:
     """Add a run to the records, in place of an older one of the same job."""
-    with locked(RECORDS.with_name(f".{RECORDS.name}.lock")):
-        runs = [r for r in read_runs() if r["job"] != done["job"]] + [done]
-        order = {str(known): i for i, known in enumerate(jobs())}
-        runs.sort(key=lambda r: order.get(str(r["job"]), len(order)))
-        write_json(RECORDS, {"runs": runs})
+    campaign.keep_run(RECORDS, done, jobs())
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -229,7 +221,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, help="begin no run after so many")
     parser.add_argument("--model", nargs="*", choices=[BASELINE, *MODELS], help="only these")
     options = parser.parse_args(arguments)
-    begin, runs = time.monotonic(), read_runs()
+    begin, runs = time.monotonic(), campaign.read_records(RECORDS)
     todo = missing(runs, options.model)
     minutes = sum(estimate(job, runs) for job in todo) / 60
     print(f"{len(todo)} of {len(jobs())} runs to do, about {minutes:.0f} minutes of one core")
@@ -242,7 +234,7 @@ def main(arguments: list[str] | None = None) -> None:
         if options.minutes is not None and time.monotonic() - begin > 60 * options.minutes:
             print(f"{options.minutes:g} minutes are over")
             return
-        done = one_job(job, read_runs())
+        done = one_job(job, campaign.read_records(RECORDS))
         keep_run(done)
         print(f"{time.strftime('%H:%M')}  {plan}  F1 {100 * done['f1'][0]:.1f}", flush=True)
 

@@ -79,6 +79,20 @@ def _rows(size: int) -> float:
         return time.perf_counter() - start
 
 
+def _median_step(model: Any, loss: Any, batch: dict[str, Any]) -> float:
+    """Seconds forward and backward: the median of five, after one to warm up."""
+
+    def step() -> float:
+        start = time.perf_counter()
+        loss_sum, _ = loss(model, batch)
+        loss_sum.backward()
+        model.zero_grad()
+        return time.perf_counter() - start
+
+    step()
+    return statistics.median(step() for _ in range(5))
+
+
 def _decoder_step(vocabulary: int, length: int, examples: int) -> float:
     import torch
 
@@ -93,15 +107,7 @@ def _decoder_step(vocabulary: int, length: int, examples: int) -> float:
     ids = torch.randint(vocabulary, (examples, length))
     batch = {"input_ids": ids, "labels": ids, "attention_mask": torch.ones_like(ids)}
 
-    def step() -> float:
-        start = time.perf_counter()
-        loss_sum, _ = loss(model, batch)
-        loss_sum.backward()
-        model.zero_grad()
-        return time.perf_counter() - start
-
-    step()
-    return statistics.median(step() for _ in range(5))
+    return _median_step(model, loss, batch)
 
 
 def _length(size: int) -> float:
@@ -126,15 +132,7 @@ def _layers(size: int) -> float:
              "labels": torch.randint(2, (16,))}  # fmt: skip
     loss = losses.classification()
 
-    def step() -> float:
-        start = time.perf_counter()
-        loss_sum, _ = loss(model, batch)
-        loss_sum.backward()
-        model.zero_grad()
-        return time.perf_counter() - start
-
-    step()
-    return statistics.median(step() for _ in range(5))
+    return _median_step(model, loss, batch)
 
 
 def exponent(sizes: list[int], values: list[float]) -> float:

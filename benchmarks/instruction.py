@@ -11,11 +11,9 @@ from its last checkpoint. A record counts until it is made again with ``--force`
 
 from __future__ import annotations
 
-import argparse
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,6 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import campaign  # noqa: E402
-from sftkit.files import write_json  # noqa: E402
 
 RECORDS = ROOT / "benchmarks" / "records" / "instruction.json"
 NOTEBOOK = "13"
@@ -70,13 +67,6 @@ def _job(group: str, seed: int, **more: Any) -> Job:
     return Job(group, {"seed": seed, "eval_rows": TESTED} | more)
 
 
-def run_notebook(parameters: dict[str, Any], force: bool = False) -> dict[str, Any]:
-    """Run notebook 13, or go on from its last checkpoint. Returns its ``result.json``."""
-    from sftkit.course.run import run
-
-    return run(NOTEBOOK, parameters, store=ROOT / "runs", force=force, resume=not force).data
-
-
 def todo_of(chosen: list[Job], records: list[dict[str, Any]], force: bool) -> list[Job]:
     """Print the plan; return what is to be run."""
     done = {Job(r["group"], r["parameters"]).key: r for r in records}
@@ -92,39 +82,23 @@ def todo_of(chosen: list[Job], records: list[dict[str, Any]], force: bool) -> li
 
 
 def work_off(
-    todo: list[Job],
-    run: Callable[[dict[str, Any]], dict[str, Any]],
-    path: Path = RECORDS,
-    minutes: float | None = None,
+    todo: list[Job], run: campaign.Run, path: Path = RECORDS, minutes: float | None = None
 ) -> int:
     """Run jobs one after the other; the records are whole after each. Returns how many."""
-    started = time.monotonic()
-    for count, job in enumerate(todo):
-        if minutes is not None and time.monotonic() - started > 60 * minutes:
-            print(f"{minutes:g} minutes are over; {len(todo) - count} runs are left")
-            return count
-        print(f"{time.strftime('%H:%M')}  {job.title}", flush=True)
-        record = campaign.as_record(job, run(job.parameters))
-        records = campaign.read_records(path)
-        write_json(path, {"runs": campaign.merge(records, record, jobs())})
-        share = record["metrics"]["following"]["value"]
-        print(f"       does what is asked: {100 * share:.0f} %", flush=True)
-    return len(todo)
+    return campaign.work_off(todo, run, path, minutes, jobs(), _line)
+
+
+def _line(record: dict[str, Any]) -> str:
+    return f"does what is asked: {100 * record['metrics']['following']['value']:.0f} %"
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("groups", nargs="*", metavar="GROUP", help=", ".join(GROUPS))
-    parser.add_argument("--dry-run", action="store_true", help="print the plan only")
-    parser.add_argument("--minutes", type=float, help="begin no run after so many")
-    parser.add_argument("--force", action="store_true", help="also what is recorded already")
-    options = parser.parse_args(arguments)
-    if unknown := set(options.groups) - set(GROUPS):
-        parser.error(f"there is no group {', '.join(sorted(unknown))}; there are {GROUPS}")
+    options = campaign.options_of(arguments, __doc__, GROUPS)
     chosen = [job for job in jobs() if job.group in (options.groups or GROUPS)]
     todo = todo_of(chosen, campaign.read_records(RECORDS), options.force)
     if not options.dry_run:
-        work_off(todo, lambda p: run_notebook(p, options.force), minutes=options.minutes)
+        run = partial(campaign.run_notebook, notebook=NOTEBOOK, force=options.force)
+        work_off(todo, run, minutes=options.minutes)
 
 
 if __name__ == "__main__":

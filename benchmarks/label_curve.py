@@ -9,9 +9,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from benchmarks import campaign
 from benchmarks.pretraining import BATCH, ENCODER, LENGTH, ROOT, WEIGHTS, characters_of_both
 from sftkit.batches import Batches, Examples
-from sftkit.files import locked, read_json, sha256, write_json
+from sftkit.files import sha256
 from sftkit.fit import fit
 from sftkit.models.encoder import Encoder, EncoderConfig
 
@@ -167,7 +168,7 @@ def label_curve(
         start = job.get("start", "svm")
         if starts and start not in starts:
             continue
-        runs = read_json(RECORDS)["runs"] if RECORDS.is_file() else []
+        runs = campaign.read_records(RECORDS)
         if any(r["job"] == job and r["weights"] == weights_hash(start) for r in runs):
             continue
         if dry_run or (minutes is not None and time.monotonic() - begin > 60 * minutes):
@@ -180,9 +181,4 @@ def label_curve(
 
 def keep_run(done: dict[str, Any]) -> None:
     """Add a run to the records, in place of an older one of the same job."""
-    with locked(RECORDS.with_name(f".{RECORDS.name}.lock")):
-        runs = read_json(RECORDS)["runs"] if RECORDS.is_file() else []
-        runs = [r for r in runs if r["job"] != done["job"]] + [done]
-        order = {str(known): i for i, known in enumerate(jobs())}
-        runs.sort(key=lambda r: order.get(str(r["job"]), len(order)))
-        write_json(RECORDS, {"runs": runs})
+    campaign.keep_run(RECORDS, done, jobs())

@@ -46,7 +46,7 @@ def test_the_plan_is_worked_off_once_and_goes_on(tmp_path, capsys):
 
 
 def test_a_dry_run_runs_nothing(monkeypatch, capsys):
-    monkeypatch.setattr(instruction, "run_notebook", lambda *_: pytest.fail("it ran"))
+    monkeypatch.setattr(campaign, "run_notebook", lambda *_, **__: pytest.fail("it ran"))
     instruction.main(["rates", "--dry-run"])
     out = capsys.readouterr().out
     assert "lr=0.0005" in out and "runs to do" in out
