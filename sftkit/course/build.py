@@ -134,15 +134,18 @@ def execute(notebook: Any, name: str, folder: Path) -> None:
 
     kernel.quiet_loop()
     at: dict[str, Any] = {}
-    client = NotebookClient(
-        notebook,
-        on_cell_execute=lambda cell, cell_index: at.update(cell=cell, number=_number(at)),
-        record_timing=False,
-        startup_timeout=kernel.START_TIMEOUT,
-        **kernel.options(folder),
-    )
+
+    def client() -> NotebookClient:
+        return NotebookClient(
+            notebook,
+            on_cell_execute=lambda cell, cell_index: at.update(cell=cell, number=_number(at)),
+            record_timing=False,
+            startup_timeout=kernel.START_TIMEOUT,
+            **kernel.options(folder),
+        )
+
     try:
-        client.execute()
+        kernel.execute(client)
     except DeadKernelError as error:
         raise kernel.kernel_died(name, at.get("number")) from error
     except CellExecutionError as error:

@@ -105,9 +105,13 @@ def _register() -> str:
             options = remove_args(["input_path", "execution_timeout"], **options)
             startup = options.pop("start_timeout", kernel.START_TIMEOUT)
             final = merge_kwargs(options, kernel_name=kernel_name, startup_timeout=startup)
-            client = Client(nb_man, **final)
-            client.facts = facts
-            return client.execute()
+
+            def client() -> Client:
+                made = Client(nb_man, **final)
+                made.facts = facts
+                return made
+
+            return kernel.execute(client)
 
     papermill_engines.register("sftkit", Engine)
     return "sftkit"

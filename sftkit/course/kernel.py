@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 # nbclient's four seconds to hand them over.
 OUTPUT_TIMEOUT = 120
 START_TIMEOUT = 120
+STARTS = 3  # attempts: kernels that start at the same moment may choose the same port
 
 
 def environment(progress_file: Path | None = None) -> dict[str, str]:
@@ -78,6 +81,41 @@ def options(folder: Path, progress_file: Path | None = None) -> dict[str, Any]:
         "store_widget_state": False,
         "coalesce_streams": True,
     }
+
+
+def execute(make_client: Callable[[], Any]) -> Any:
+    """Execute a notebook; a kernel that dies before it answers is started again.
+
+    No cell has run then, so nothing is done twice.
+
+    Args:
+        make_client: Gives a fresh nbclient client for the notebook.
+
+    Raises:
+        RunError: No kernel could be started.
+    """
+    for _ in range(STARTS):
+        client = make_client()
+        try:
+            return client.execute()
+        except (RuntimeError, AssertionError) as problem:
+            if not _never_answered(problem):
+                raise
+            # nbclient would want to stop the kernel that is no more when Python ends.
+            atexit.unregister(client._cleanup_kernel)
+    raise RunError(
+        f"The kernel died {STARTS} times before it answered.",
+        "Run 'sftkit doctor': it says whether a kernel can be started here.",
+    )
+
+
+def _never_answered(problem: BaseException | None) -> bool:
+    """Whether a kernel's start is what failed; nbclient raises something else on top."""
+    while problem is not None:
+        if isinstance(problem, RuntimeError) and "before replying" in str(problem):
+            return True
+        problem = problem.__context__
+    return False
 
 
 class CellFailed(RunError):

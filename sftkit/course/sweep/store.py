@@ -111,10 +111,10 @@ def manifest_of(store: Path, name: str | None = None) -> dict[str, Any]:
     found = manifests(store)
     chosen = [m for m in found if name in (None, m["name"])]
     if not chosen:
-        there = ", ".join(m["name"] for m in found) or "none"
+        there = "; there is " + ", ".join(m["name"] for m in found) if found else ""
         what = f"no sweep named {name}" if name else "no sweep"
         raise ParameterError(
-            f"There is {what} in {store}; there is {there}.",
+            f"There is {what} in {store}{there}.",
             "Start one with: sftkit sweep plan.yaml",
         )
     return chosen[0]

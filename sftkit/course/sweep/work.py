@@ -79,12 +79,13 @@ def do(job: Job) -> Outcome:
     except Busy:
         outcome = Outcome("busy")
     except RunError as error:
-        outcome = _failed(job, error)
+        outcome = _failed(job, error, str(error))
     except OSError as error:
         state = "full" if error.errno in FULL else "failed"
-        outcome = Outcome(state, error=f"{type(error).__name__}: {error}")
+        text = f"{type(error).__name__}: {error}"
+        outcome = Outcome(state, error=text) if state == "full" else _failed(job, error, text)
     except Exception as error:  # a fault of ours must not take the sweep down
-        outcome = Outcome("failed", error=f"{type(error).__name__}: {error}")
+        outcome = _failed(job, error, f"{type(error).__name__}: {error}")
     seconds = round(time.monotonic() - started, 3)
     return replace(outcome, seconds=seconds, host=platform.node(), process=os.getpid())
 
@@ -120,9 +121,9 @@ def _do(job: Job) -> Outcome:
     return Outcome("done", data=done.data)
 
 
-def _failed(job: Job, error: RunError) -> Outcome:
+def _failed(job: Job, error: Exception, text: str) -> Outcome:
     """The outcome of a run that raised; its folder says how often it was tried."""
-    text, cell = str(error), getattr(error, "cell", None)
+    cell = getattr(error, "cell", None)
     if any(number in text for number in FULL_TEXTS):
         return Outcome("full", error=text, cell=cell)
     target = job.planned.folder(Path(job.store)) if "://" not in job.store else None
