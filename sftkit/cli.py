@@ -106,28 +106,6 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb("check", _check, "say whether sources and executed notebooks agree")
     _folder(sub)
 
-    sub = verb(
-        "run",
-        _run,
-        "run a notebook with parameters, once",
-        "Go on from the last checkpoint with the same command and --resume.",
-    )
-    sub.add_argument("notebook", metavar="NOTEBOOK", help="number, name or path")
-    sub.add_argument("-p", dest="parameters", action="append", default=[], metavar="NAME=VALUE")
-    how = sub.add_mutually_exclusive_group()
-    how.add_argument("--force", action="store_true", help="run again what is done")
-    how.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
-    sub.add_argument("--store", default="runs", metavar="DIR", help="folder of all runs")
-    sub.add_argument("--list-parameters", action="store_true", help="show them and stop")
-    _folder(sub)
-
-    kept = "What was measured is kept; the same command goes on from there."
-    sub = verb("bench", _bench, "measure speed and memory against other programs", kept)
-    sub.add_argument("names", nargs="*", metavar="NAME", help="none: all of them")
-    sub.add_argument("--full", action="store_true", help="the long form of those that have one")
-    sub.add_argument("--quick", action="store_true", help="a smoke test; keeps no results")
-    sub.add_argument("--list", action="store_true", help="show the names and stop")
-
     course_verbs.add(verb)
 
     again = "The folder is as it was; the same command begins again."
@@ -242,51 +220,6 @@ def _check(options: argparse.Namespace) -> int:
     count = len(report.problems)
     print("notebooks and sources agree" if not count else f"problems: {count}")
     return 1 if count else 0
-
-
-def _run(options: argparse.Namespace) -> int:
-    from sftkit.course.run import run
-
-    if options.list_parameters:
-        return _list_parameters(options)
-    given = {}
-    for text in options.parameters:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise ParameterError(f"'-p {text}' is not of the form NAME=VALUE.", "-p epochs=3")
-        given[name.strip()] = value
-    result = run(
-        options.notebook,
-        given,
-        force=options.force,
-        resume=options.resume,
-        store=options.store,
-        folder=options.folder,
-    )
-    course_verbs.show_result(result)
-    return 0
-
-
-def _list_parameters(options: argparse.Namespace) -> int:
-    from sftkit.course import notebooks
-    from sftkit.course.parameters import parse
-    from sftkit.course.run import SET_BY_RUNNER
-
-    source = notebooks.find(options.notebook, options.folder)
-    cell = notebooks.parameters_cell(notebooks.read(source))
-    for parameter in parse(cell.source, source.name) if cell is not None else []:
-        if parameter.name not in SET_BY_RUNNER:
-            print(parameter)
-    return 0
-
-
-def _bench(options: argparse.Namespace) -> int:
-    from sftkit.course import bench
-
-    if options.list:
-        print(bench.listing())
-        return 0
-    return bench.bench(options.names, full=options.full, quick=options.quick)
 
 
 def _export(options: argparse.Namespace) -> int:
