@@ -16,7 +16,7 @@ from tests.test_benchmarks import RESULT, measured
 TEMPLATE = """# A title
 
 <!-- results:classification -->
-old
+STALE TEXT
 <!-- /results -->
 
 between
@@ -90,7 +90,7 @@ def test_both_parts_are_put_in_and_nothing_else_changes(tmp_path, records, bench
     result.write_text(json.dumps(bench))
     new = readme.updated(TEMPLATE, runs, result)
     assert (
-        "\nold\n" not in new
+        "STALE TEXT" not in new
         and new.startswith("# A title\n\n<!-- results")
         and "between" in new
     )

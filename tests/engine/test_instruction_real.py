@@ -33,7 +33,7 @@ def smollm():
 @pytest.mark.slow
 def test_a_few_steps_teach_the_form_of_the_answer(smollm):
     model, words, _ = smollm
-    tasks = instructions.tasks("train", 40)
+    tasks = instructions.tasks("train", 80)  # 20 optimizer steps
     one = [task.messages(answered=False) for task in tasks[:1]]
     sky = [[{"role": "user", "content": "What colour has the sky?"}]]
     known = multiple_choice(model, words, sky, [["The sky is blue.", "The sky is a horse."]])
@@ -45,7 +45,7 @@ def test_a_few_steps_teach_the_form_of_the_answer(smollm):
     batches = Batches(Examples.of(data, words.pad_token_id), 4)
     options = dict(epochs=1, lr=2e-3, schedule="linear", weight_decay=0.0, precision="fp32")
     state = fit(model, batches, causal_lm(), **options)
-    assert sum(state.losses[-3:]) / 3 < 0.7 * state.losses[0]
+    assert sum(state.losses[-3:]) / 3 < 0.5 * state.losses[0]
     text, answer = ask(model, words, one, most=24)[0]
     assert answer.stopped and text != before and text.startswith("{")
     lora.remove(model)
