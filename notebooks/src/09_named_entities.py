@@ -43,6 +43,7 @@ test_rows: int = 1000  # sentences that report; 0 takes all
 messages: int = 300  # training messages of the English section
 message_epochs: float = 5.0  # passes over them
 seed: int = 0  # of the training sentences, the head and the order
+repair: bool = False  # let a tag that continues no span begin one
 out: str = ""  # folder for results; empty means: show only
 
 # %%
@@ -93,7 +94,7 @@ started = time.perf_counter()
 
 # %%
 options = {"task": task} if data == "peoples-daily" else {}
-corpus = tagged.load(data, limit=limit or None, seed=seed, **options)
+corpus = tagged.load(data, limit=limit or None, seed=seed, repair=repair, **options)
 for split, rows in (("validation", validation_rows), ("test", test_rows)):
     spaced = np.linspace(0, len(corpus[split]) - 1, rows or len(corpus[split]))
     corpus[split] = corpus[split].select(np.unique(spaced.astype(int)))
@@ -690,13 +691,16 @@ if OURS:
     legal = A > FORBIDDEN / 2
     fig, ax = show.new_figure(height=3.6)
     ax.grid(False)
-    picture = ax.imshow(np.where(legal, A, np.nan), cmap="PuOr", vmin=-2, vmax=2)
+    most = np.abs(A[legal]).max()
+    ax.set_facecolor("0.8")
+    shown = np.where(legal, A, np.nan)
+    picture = ax.imshow(shown, cmap="PuOr", vmin=-most, vmax=most)
     ax.set_xticks(range(len(names)), names, rotation=60)
     ax.set_yticks(range(len(names)), names)
     ax.set(xlabel="next tag", ylabel="tag")
     j, k = np.unravel_index(np.where(legal, A, -99).argmax(), A.shape)
     ax.set_title(f"Most welcome pair: {names[j]} then {names[k]} ({A[j, k]:+.2f})")
-    fig.colorbar(picture, label="score (white: illegal)")
+    fig.colorbar(picture, label="score (grey: illegal)")
     count = int((~legal).sum())
     show.figure(
         fig, f"Transition scores of {len(names)} tags; {count} pairs are illegal."

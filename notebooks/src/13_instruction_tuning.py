@@ -39,6 +39,7 @@ learn_prompts: bool = False  # True: no mask, every token is learnt
 lr: float = 2e-3  # highest learning rate
 epochs: float = 1.0  # passes over the training conversations
 batch_size: int = 4  # conversations per optimizer step
+drop_malformed: bool = False  # leave out rows that are no conversation
 max_length: int = 256  # tokens per conversation, at most
 most_tokens: int = 48  # per answer
 forget_texts: int = 40  # news texts on which forgetting is measured
@@ -126,6 +127,16 @@ print("stop token", tokenizer.eos_token, "= id", tokenizer.eos_token_id)
 #
 # The data of instruction tuning are conversations: a list of turns, each with a **role**
 # (system, user or assistant) and a **content**. Here are some that come with the course.
+
+# %%
+own = None
+if (
+    data != "instructions"
+):  # a file of yours is read and refused here, not after minutes
+    own = dialogues.load(
+        data, limit=train_rows, seed=seed, drop_malformed=drop_malformed
+    )
+    data_report(own, tokenizer, max_length).show()
 
 # %%
 talks = dialogues.load("dialogues")
@@ -633,12 +644,11 @@ print(f"{100 * share:.1f} % of the parameters are trained")
 # only; the vocabulary is large, and most places are prompt.
 
 # %%
-if data == "instructions":
+if own is None:
     conversations = [t.messages() for t in train_tasks]
     held_out = [t.messages() for t in test_tasks]
 else:
-    loaded = dialogues.load(data, limit=train_rows, seed=seed)
-    conversations, held_out = loaded["train"]["messages"], loaded["test"]["messages"]
+    conversations, held_out = own["train"]["messages"], own["test"]["messages"]
 train_set, coverage = encode_chat.conversations(conversations, tokenizer, max_length)
 if learn_prompts:
     train_set = train_set.map(lambda row: {"labels": row["input_ids"]})
