@@ -42,7 +42,7 @@ RATE = 0.4  # share of hidden tokens in training; losses are measured at 0.15
 # Texts; then phases: tokens per piece, pieces per step, epochs, highest learning rate. Short
 # pieces first: among few tokens, those that matter are found sooner.
 STAGES: dict[str, tuple[str, list[tuple[int, int, int, float]]]] = {
-    "zh-char-encoder": ("peoples-daily", [(32, 32, 5, 2e-3), (128, 16, 1, 5e-4)]),
+    "zh-char-encoder": ("peoples-daily", [(32, 32, 5, 2e-3), (128, 16, 8, 1e-3)]),
     "zh-char-encoder-reviews": ("zh-reviews", [(128, 16, 4, 1e-3)]),
 }
 WINDOW = 256  # characters that the decoder sees
