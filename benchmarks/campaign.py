@@ -85,7 +85,7 @@ def jobs() -> list[Job]:
     return [
         *curve,
         *(_job("benchmarks", "reuters-r8", seed, 0, 3, lr=2e-4, **long) for seed in SEEDS),
-        *(_job("benchmarks", "tweets", seed, 0, 2) for seed in SEEDS),
+        *(_job("benchmarks", "tweets", seed, 0, 1) for seed in SEEDS),
         *(_job("benchmarks", "news-topics", seed, 0, 2, **long) for seed in SEEDS),
         _job("benchmarks", "reuters-r52", 0, 0, 4, lr=2e-4, **long),
         _job("benchmarks", "newsgroups", 0, 0, 2, max_length=256),
