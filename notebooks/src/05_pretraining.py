@@ -26,7 +26,7 @@
 # %% tags=["parameters"]
 general: str = "zh-char-encoder"  # encoder of 7 to 9: committed, a folder, or live
 adapted: str = "zh-char-encoder-reviews"  # the same, after reviews: as above
-decoder: str = "live"  # of section 5: live, or a folder
+decoder: str = "en-char-decoder"  # of section 5: committed, a folder, or live
 texts: int = 0  # texts of each kind to learn from; 0 takes all
 most_ngram: int = 10  # the longest n-gram tried, in characters
 decoder_steps: int = 200  # optimizer steps of the decoder trained here
@@ -450,7 +450,7 @@ assert last < decoder_state.losses[0] - 0.5, "the loss did not fall"
 
 # %% [markdown]
 # All models are measured on the same test texts. `python benchmarks/pretraining.py decoder`
-# trains the same model for longer; give its folder as `decoder` to see it here.
+# trained the same model for longer; its weights are committed, and shown as `decoder`.
 
 
 # %%
@@ -770,7 +770,9 @@ def starts_of(text):
 
 def fits(text):
     """Short enough, and one token per character (normalisation can change that)."""
-    return text in segmented and len(chinese(text)["input_ids"]) == len(text) + 2 <= 128
+    if text not in segmented or len(text) > 126:
+        return False
+    return len(chinese(text)["input_ids"]) == len(text) + 2
 
 
 # %%
