@@ -30,7 +30,7 @@ def text_box(
     import ipywidgets
 
     text = ipywidgets.Textarea(
-        value=example, layout={"width": "100%"}, description="text", continuous_update=False
+        value=example, layout={"width": "98%"}, description="text", continuous_update=False
     )
     press = ipywidgets.Button(description=button, button_style="primary")
     result = ipywidgets.HTML(value=rendered(render, example, longest))
