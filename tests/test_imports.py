@@ -40,6 +40,7 @@ FLOORS = [
     ["loggers"],
     ["fit"],
     ["course"],
+    ["lessons"],
     ["doctor"],
     ["cli"],
 ]
