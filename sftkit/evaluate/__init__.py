@@ -1,7 +1,7 @@
 """Predictions, metrics with intervals, comparison of models, and pictures of both."""
 
 from sftkit.evaluate.calibrate import calibrated, fit_temperature, negative_log_likelihood
-from sftkit.evaluate.compare import Comparison, compare, mcnemar
+from sftkit.evaluate.compare import Comparison, Difference, compare, mcnemar
 from sftkit.evaluate.figures import (
     calibration_figure,
     comparison_figure,
@@ -21,6 +21,7 @@ from sftkit.evaluate.predict import Predictions, classify, evaluation, predict
 
 __all__ = [
     "Comparison",
+    "Difference",
     "Predictions",
     "Report",
     "bootstrap",

@@ -13,23 +13,17 @@ from sftkit.evaluate.intervals import REPLICATES
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """The difference in accuracy of two models on the same examples, in points.
+class Difference:
+    """How much better the first of two models is on the same examples, in points.
 
     Attributes:
-        points: Accuracy of the first less that of the second, times 100.
+        points: Measure of the first less that of the second, times 100.
         low, high: Ends of the 95 % interval (paired bootstrap).
-        p_value: Exact McNemar test: how likely such a split of the disagreements is if
-            both were equally good.
-        only_first, only_second: Examples that just one of them has right.
     """
 
     points: float
     low: float
     high: float
-    p_value: float
-    only_first: int
-    only_second: int
 
     @property
     def clear(self) -> bool:
@@ -38,9 +32,27 @@ class Comparison:
 
     def __str__(self) -> str:
         verdict = "clear" if self.clear else "not clear"
+        interval = f"{self.low:+.1f} to {self.high:+.1f}"
+        return f"{self.points:+.1f} points (95 % interval {interval}, {verdict})"
+
+
+@dataclass(frozen=True)
+class Comparison(Difference):
+    """The difference in accuracy, and the examples behind it.
+
+    Attributes:
+        p_value: Exact McNemar test: how likely such a split of the disagreements is if
+            both were equally good.
+        only_first, only_second: Examples that just one of them has right.
+    """
+
+    p_value: float
+    only_first: int
+    only_second: int
+
+    def __str__(self) -> str:
         return (
-            f"{self.points:+.1f} points (95 % interval {self.low:+.1f} to {self.high:+.1f}, "
-            f"{verdict}); only the first is right on {self.only_first} examples, "
+            f"{super().__str__()}; only the first is right on {self.only_first} examples, "
             f"only the second on {self.only_second}"
         )
 

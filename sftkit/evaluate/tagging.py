@@ -18,6 +18,7 @@ import torch
 from sftkit.batches import IGNORE, Batches, Examples, Ragged
 from sftkit.corpora.spans import to_spans
 from sftkit.errors import ParameterError
+from sftkit.evaluate.compare import Difference
 from sftkit.evaluate.intervals import bootstrap
 from sftkit.losses import model_inputs
 from sftkit.models.crf import forbidden_pairs, viterbi
@@ -173,32 +174,11 @@ def tag_report(truth: Tags, found: Tags, types: Sequence[str], *, seed: int = 0)
     return TagReport(bootstrap(sums.sum(axis=1), f1_of, seed=seed), per_type, sums)
 
 
-@dataclass(frozen=True)
-class TagComparison:
-    """The difference in entity F1 of two models on the same sentences, in points."""
-
-    points: float
-    low: float
-    high: float
-
-    @property
-    def clear(self) -> bool:
-        """Whether the 95 % interval (paired bootstrap) leaves out zero."""
-        return self.low > 0 or self.high < 0
-
-    def __str__(self) -> str:
-        verdict = "clear" if self.clear else "not clear"
-        return (
-            f"{self.points:+.1f} points (95 % interval {self.low:+.1f} to {self.high:+.1f}, "
-            f"{verdict})"
-        )
-
-
-def compare_tags(first: np.ndarray, second: np.ndarray, *, seed: int = 0) -> TagComparison:
+def compare_tags(first: np.ndarray, second: np.ndarray, *, seed: int = 0) -> Difference:
     """Compare two models by their counts of the same sentences, from `counts`."""
     a, b = (x.sum(axis=1) if x.ndim == 3 else x for x in (first, second))
     value, low, high = bootstrap(a, f1_of, b, seed=seed)
-    return TagComparison(100 * value, 100 * low, 100 * high)
+    return Difference(100 * value, 100 * low, 100 * high)
 
 
 def tag_evaluation(
