@@ -20,8 +20,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import campaign  # noqa: E402
-from sftkit.lessons import heads  # noqa: E402
+from benchmarks import campaign
+from sftkit.lessons import heads
 
 RECORDS = campaign.ROOT / "benchmarks" / "records" / "search.json"
 SEEDS = tuple(range(7))

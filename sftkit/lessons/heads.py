@@ -6,10 +6,12 @@ is run once; then a run depends on its settings and its seed alone.
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from sftkit.batches import Batches, Examples
+from sftkit.errors import CorpusError
+from sftkit.files import write_bytes
 from sftkit.fit import fit
 
 WIDTH = 32  # of the hidden layer
@@ -64,6 +68,33 @@ def splits(train: int = TRAIN, validation: int = VALIDATION, test: int = 0) -> d
     return found
 
 
+def save(data: Mapping[str, Split], path: Path) -> None:
+    """Keep splits in a file, so that other runs need neither texts nor encoder."""
+    arrays = {f"{s}.{n}": getattr(part, n).numpy() for s, part in data.items() for n in "xy"}
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)  # type: ignore[arg-type]
+    write_bytes(path, stream.getvalue())
+
+
+def load(path: Path | str) -> dict[str, Split]:
+    """What `save` has kept.
+
+    Raises:
+        CorpusError: There is no such file, or it is another one.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            names = sorted({name.partition(".")[0] for name in file.files})
+            return {
+                s: Split(torch.from_numpy(file[f"{s}.x"]), torch.from_numpy(file[f"{s}.y"]))
+                for s in names
+            }
+    except (OSError, KeyError, ValueError) as problem:
+        raise CorpusError(
+            f"{path} holds no features: {problem}.", "Write it with sftkit.lessons.heads.save."
+        ) from None
+
+
 def _some(count: int, wanted: int) -> np.ndarray:
     """The same rows on every call, in their order."""
     return np.sort(np.random.default_rng(0).permutation(count)[:wanted])
@@ -75,9 +106,8 @@ class Head(nn.Module):
     def __init__(self, x: torch.Tensor, classes: int, dropout: float) -> None:
         super().__init__()
         self.register_buffer("x", x, persistent=False)
-        self.layers = nn.Sequential(
-            nn.Linear(x.shape[1], WIDTH), nn.Tanh(), nn.Dropout(dropout), nn.Linear(WIDTH, classes)
-        )  # fmt: skip
+        hidden = nn.Linear(x.shape[1], WIDTH), nn.Tanh(), nn.Dropout(dropout)
+        self.layers = nn.Sequential(*hidden, nn.Linear(WIDTH, classes))
 
     def forward(self, row: torch.Tensor) -> torch.Tensor:
         return self.layers(self.x[row])  # type: ignore[index]
