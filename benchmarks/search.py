@@ -1,7 +1,7 @@
 """The table of runs in which notebook 19 searches: every setting of a small space, seven seeds.
 
     python benchmarks/search.py --dry-run      # how many are missing
-    python benchmarks/search.py                # all of them, about 7 minutes of one core
+    python benchmarks/search.py                # all of them, about 4 minutes of one core
     python benchmarks/search.py --minutes 3    # begin no setting after three minutes
 
 It may be interrupted at any time; each setting is in the records when its seeds are done.

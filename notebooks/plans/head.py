@@ -24,6 +24,7 @@ out: str = ""  # folder for results; empty means: show only
 
 # %%
 import torch
+
 from sftkit.course import record
 from sftkit.lessons import heads
 

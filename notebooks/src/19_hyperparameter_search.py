@@ -230,7 +230,7 @@ show.table(
 # rate: the grid sees three rates three times; the random search sees up to nine.
 
 # %%
-at_32 = scores[:, 1, :, 0].mean(-1)  # batches of 32, no weight decay: (rates, dropouts)
+at_32 = scores[:, 0, :, 0].mean(-1)  # batches of 32, no weight decay: (rates, dropouts)
 rates = np.array(heads.SPACE["lr"])
 generator = np.random.default_rng(seed)
 grid9 = [(r, d) for r in (1, 5, 9) for d in range(3)]
@@ -512,7 +512,7 @@ low, high = np.quantile(resampled, [0.025, 0.975])
 slope = {"value": a, "low": float(low), "high": float(high)}
 show.table(
     [
-        [int(b), r, best[0] * b / 8, best[0] * math.sqrt(b / 8)]
+        [int(b), r, best[0] * b / sizes[0], best[0] * math.sqrt(b / sizes[0])]
         for b, r in zip(sizes, best, strict=True)
     ],
     ["batch size", "best rate found", "by the linear rule", "by the square root"],

@@ -28,7 +28,7 @@ WIDTH = 32  # of the hidden layer
 EPOCHS = 8
 SPACE: dict[str, tuple[Any, ...]] = {
     "lr": (2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1, 2e-1, 5e-1),
-    "batch_size": (8, 32, 128),
+    "batch_size": (32, 128, 512),
     "dropout": (0.0, 0.2, 0.4),
     "weight_decay": (0.0, 0.1),
 }
