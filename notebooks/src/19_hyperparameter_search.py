@@ -246,7 +246,7 @@ for ax, points, name in zip(axes, (grid9, random9), ("Grid", "Random"), strict=T
     ax.set(xscale="log", xlabel="learning rate")
     ax.set_title(f"{name}: 9 runs, {len(set(x))} learning rates")
 axes[0].set_ylabel("validation accuracy, %")
-axes[0].legend(loc="lower center")
+axes[0].legend(loc=(0.35, 0.25))
 alt = (
     f"Accuracy by learning rate. Left: nine grid runs at three rates. Right: nine random "
     f"runs at {len({r for r, _ in random9})} rates. Bars below mark the rates tried."
@@ -269,7 +269,7 @@ show.figure(fig, alt)
 # %%
 def grid_search(generator, n):
     """Up to n settings of a grid in random order: places in the table."""
-    start = generator.integers(0, 3)
+    start = int(generator.integers(2))
     chosen = [
         (r, b, d, 0)
         for r in range(start, len(rates), 3)
@@ -336,6 +336,7 @@ def replay(name, number):
     seen = np.array([scores[(*p, used)] for p in tried])
     fresh = np.array([scores[p][others].mean() for p in tried])
     best = [int(seen[: i + 1].argmax()) for i in range(len(tried))]
+    best += best[-1:] * (budget - len(best))  # a grid may be smaller than the budget
     return seen[best], fresh[best], tried[best[-1]]
 
 
@@ -463,10 +464,20 @@ rate_exercise(draw_rate_solution)
 #
 # $$\frac NB \cdot \eta\,\sqrt B\,\frac g\sigma \;\propto\; \frac{\eta}{\sqrt B}$$
 #
-# and the distance stays when $\eta \propto \sqrt B$. Both rules say
-# $\eta^* \propto B^{\,a}$, with $a = 1$ or $a = 1/2$. Our runs use AdamW.
+# and the distance stays when $\eta \propto \sqrt B$. Where the gradient is larger than its
+# noise, as early in training, $\sqrt v \approx |g|$: a step is about $\eta$ whatever $B$, the
+# distance is $\eta N / B$, and the rule is linear for Adam too. All rules say
+# $\eta \propto B^{\,a}$, with $a = 1$ or $a = 1/2$. Our runs use AdamW.
+
 
 # %%
+def rate_at(means, level):
+    """The smallest rate whose score reaches a level, between two rates by their logs."""
+    after = int(np.argmax(means >= level))
+    two = slice(max(0, after - 1), after + 1)
+    return float(np.exp(np.interp(level, means[two], np.log(rates[two]))))
+
+
 table = 100 * scores.mean(axis=(2, 3, 4))  # over dropout, weight decay, seeds
 sizes = np.array(heads.SPACE["batch_size"])
 fig, ax = show.new_figure(height=2.6)
@@ -477,60 +488,58 @@ ax.grid(False)
 for b in range(len(sizes)):
     r = int(table[:, b].argmax())
     ax.plot(r, b, marker="*", ms=14, color="white", mec="black")
+    reached = np.interp(
+        math.log(rate_at(table[:, b], 60)), np.log(rates), range(len(rates))
+    )
+    ax.plot(reached, b, marker="o", ms=8, color="white", mec="black")
 ax.set(xlabel="learning rate", ylabel="batch size")
-ax.set_title("Mean accuracy; stars mark the best rate of each batch size")
+ax.set_title("Stars: best rate. Circles: the rate that reaches 60 %")
 fig.colorbar(image, ax=ax, label="accuracy, %")
 told = ", ".join(f"{b}: {rates[table[:, i].argmax()]:g}" for i, b in enumerate(sizes))
 show.figure(fig, f"Heat map of accuracy by rate and batch size. Best rates: {told}.")
 
 # %% [markdown]
-# One star per row is a noisy answer: scores near the best are close together. So the best
-# rate is taken as the top of a parabola in $\log \eta$ through the five rates around the
-# best, and everything is repeated on resampled seeds for an interval of $a$.
+# The stars jump. Within a row, many rates are nearly as good as the best, so the place of the
+# maximum is noise. The circles ask a sharper question: which rate is just large enough to
+# reach a given accuracy? Both get an exponent, by a line through $\log\eta$ against $\log B$,
+# and an interval from resampled seeds.
 
 
 # %%
-def best_rate(means):
-    """Top of a parabola through the scores around the best, by the rate's logarithm."""
-    middle = int(np.clip(means.argmax(), 2, len(rates) - 3))
-    x = np.log(rates[middle - 2 : middle + 3])
-    a, b, _ = np.polyfit(x - x[2], means[middle - 2 : middle + 3], 2)
-    top = -b / (2 * a) if a < 0 else np.inf
-    return float(np.exp(np.clip(x[2] + top, x[0], x[-1])))
-
-
-def exponent(chosen_seeds):
-    means = scores[..., chosen_seeds].mean(axis=(2, 3, 4))  # (rates, sizes)
-    best = [best_rate(means[:, b]) for b in range(len(sizes))]
-    return float(np.polyfit(np.log(sizes), np.log(best), 1)[0]), best
+def exponent(chosen_seeds, level=None):
+    """Slope of log rate against log batch size: of the best rates, or of those at a level."""
+    means = 100 * scores[..., chosen_seeds].mean(axis=(2, 3, 4))  # (rates, sizes)
+    if level is None:
+        found = rates[means.argmax(axis=0)]
+    else:
+        found = [rate_at(means[:, b], level) for b in range(len(sizes))]
+    return float(np.polyfit(np.log(sizes), np.log(found), 1)[0])
 
 
 generator = np.random.default_rng(seed)
-a, best = exponent(np.arange(seeds))
-resampled = [exponent(generator.integers(seeds, size=seeds))[0] for _ in range(500)]
-low, high = np.quantile(resampled, [0.025, 0.975])
-slope = {"value": a, "low": float(low), "high": float(high)}
-show.table(
-    [
-        [int(b), r, best[0] * b / sizes[0], best[0] * math.sqrt(b / sizes[0])]
-        for b, r in zip(sizes, best, strict=True)
-    ],
-    ["batch size", "best rate found", "by the linear rule", "by the square root"],
-    f"Exponent a = {a:.2f}, 95 % bootstrap interval over seeds {low:.2f} to {high:.2f}",
-    digits=4,
-)
-
-# %%
-inside = {1.0: "linear", 0.5: "square root"}
-for rule, name in inside.items():
-    verdict = "inside" if low <= rule <= high else "outside"
-    print(f"{name:12} a = {rule}: {verdict} the interval")
-flat = table.max(0) - np.sort(table, axis=0)[-3]
-print("third best rate below the best, points:", np.round(flat, 1))
+draws = [generator.integers(seeds, size=seeds) for _ in range(300)]
+rows = []
+for name, level in [
+    ("the best rate", None),
+    *((f"{x} % reached", x) for x in (56, 58, 60)),
+]:
+    low, high = np.quantile([exponent(d, level) for d in draws], [0.025, 0.975])
+    verdicts = ["yes" if low <= a <= high else "no" for a in (1.0, 0.5)]
+    rows.append(
+        [name, exponent(np.arange(seeds), level), float(low), float(high), *verdicts]
+    )
+header = ["rate", "exponent a", "from", "to", "linear inside?", "square root inside?"]
+show.table(rows, header, "95 % bootstrap intervals over seeds", digits=2)
+slope = {"value": rows[-1][1], "low": rows[-1][2], "high": rows[-1][3]}
 
 # %% [markdown]
+# Two answers. The rate that reaches a level is well determined: look which rule its intervals
+# hold. The *best* rate is not: its interval is wide, because the top is flat. That is good news
+# for a search, which may land anywhere on the plateau, and bad news for anybody who wants to
+# read a law from three maxima.
+#
 # Read it with care. Every run here has 8 epochs, so a larger batch means fewer steps; the
-# rules were told for other models, and the interval holds for ours alone. What carries over
+# rules were told for other models, and the intervals hold for ours alone. What carries over
 # is the habit: after a change of the batch size, search the rate again, starting from a rule.
 
 # %% [markdown]
@@ -605,7 +614,7 @@ compare(
     "noise of the runs: best of n vs formula, points",
     [row[1] for row in rows],
     [row[2] for row in rows],
-    0.35 * sigma,
+    0.4,
 )
 
 # %%
@@ -629,24 +638,31 @@ assert all(row[3] > 0 for row in rows), "no curse? then the noise is not what it
 #
 # There is a second curse. All seeds share the 300 validation tweets, so a setting that suits
 # *those tweets* looks good under every seed. Fresh seeds do not cure that; only fresh examples
-# do. Compare how far the winners stand out on each split: their mean less the mean of the
-# forty best settings.
+# do. Take the forty best settings by the mean of all seven seeds. How far does the first of
+# them, and how far do the first five, stand out from the forty on each split?
 
 # %%
-ahead = {"believed": [], "fresh seeds, same tweets": [], "test tweets": []}
-top, of_test = means.reshape(-1)[good].mean(), test.mean(-1)
-test_top = of_test.reshape(-1)[good].mean()
-for curve, mean_worth, place in found["random"]:
-    ahead["believed"].append(100 * (curve[-1] - top))
-    ahead["fresh seeds, same tweets"].append(100 * (mean_worth[-1] - top))
-    ahead["test tweets"].append(100 * (of_test[place] - test_top))
-rows = [[name, *mean_interval(values)] for name, values in ahead.items()]
+order = good[::-1]  # the best first
+on = {
+    "validation": 100 * means.reshape(-1)[order],
+    "test": 100 * test.mean(-1).flatten()[order],
+}
+rows = [
+    [name, *(float(values[:count].mean() - values.mean()) for count in (1, 5))]
+    for name, values in on.items()
+]
 show.table(
     rows,
-    ["random search's winner, seen on", "points above", "from", "to"],
-    "Above the mean of the forty best settings",
+    ["split", "first less mean of forty, points", "first five less mean of forty"],
+    "Settings in the order of their validation accuracy, seven seeds each",
     digits=2,
 )
+agreement = stats.spearmanr(on["validation"], on["test"])
+print(f"rank correlation of the splits among the forty: {agreement.statistic:.2f}")
+
+# %% [markdown]
+# What is missing in the second line was luck with those tweets. Among good settings, more seeds
+# on the same examples soon tell you nothing new: a larger validation split does.
 
 # %% [markdown]
 # **2. What it is worth** (medium, 15 minutes). You have the scores that a search saw, in
@@ -940,10 +956,10 @@ for run in expand(plan):
 # %% tags=["nbval-ignore-output"]
 from IPython.display import display
 
-box = SweepBox(plan, store=folder / "sweeps")
+box = SweepBox(plan, store=folder / "store")
 display(box.widget)
 begin = time.perf_counter()
-summary = sweep(plan, store=folder / "sweeps", watch=box.update, tell=lambda line: None)
+summary = sweep(plan, store=folder / "store", watch=box.update, tell=lambda line: None)
 sweep_seconds = time.perf_counter() - begin
 print(f"{summary.done} runs in {sweep_seconds:.0f} s")
 
@@ -955,7 +971,7 @@ box.show()
 # Started again, it finds everything done.
 
 # %%
-again = sweep(plan, store=folder / "sweeps", tell=lambda line: None)
+again = sweep(plan, store=folder / "store", tell=lambda line: None)
 print(f"{again.done} done, {again.fresh} of them now")
 assert again.fresh == 0
 
@@ -966,10 +982,13 @@ assert again.fresh == 0
 # %%
 from sftkit.course.report import write_report
 
-written = write_report(folder / "sweeps", "live")
+written = write_report(folder / "store", "live")
 tidy = pd.read_csv(written.table)
-columns = ["lr", "seed", "accuracy"] if live_rates > 1 else ["seed", "accuracy"]
-show.table(tidy[columns].values.tolist(), columns, f"{written.table.name}, in part", 4)
+rows = [
+    [str(row.get("lr", "")), int(row["seed"]), row["accuracy"]]
+    for _, row in tidy.iterrows()
+]
+show.table(rows, ["lr", "seed", "accuracy"], f"{written.table.name}, in part", digits=4)
 
 # %%
 own = {

@@ -1,0 +1,104 @@
+"""The runs of notebook 19: what they depend on, and that the records are whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import search
+from sftkit.course.report.committed import committed_sweep
+from sftkit.course.report.rows import configurations
+from sftkit.course.sweep import Plan
+from sftkit.errors import CorpusError
+from sftkit.lessons import heads
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def data() -> dict[str, heads.Split]:
+    """Two classes that one feature tells apart."""
+    generator = torch.Generator().manual_seed(0)
+    parts = {}
+    for name, rows in (("train", 96), ("validation", 60), ("test", 60)):
+        x = torch.randn(rows, 6, generator=generator)
+        parts[name] = heads.Split(x, (x[:, 0] > 0).long())
+    return parts
+
+
+SETTING = {"lr": 5e-2, "batch_size": 32, "dropout": 0.2, "weight_decay": 0.0, "epochs": 4}
+
+
+def test_a_run_learns_and_depends_on_its_settings_and_seed_alone(data) -> None:
+    first = heads.train_head(data, SETTING, 0)
+    torch.rand(5)  # what was drawn before does not matter
+    again, other = heads.train_head(data, SETTING, 0), heads.train_head(data, SETTING, 1)
+    assert len(first["validation"]) == 4 and first["test"] > 0.8
+    assert again["validation"] == first["validation"]
+    assert other["validation"] != first["validation"]
+    slow = heads.train_head(data, SETTING | {"lr": 1e-6}, 0)
+    assert slow["test"] < first["test"]
+
+
+def test_features_survive_a_file(data, tmp_path) -> None:
+    heads.save(data, tmp_path / "f.npz")
+    back = heads.load(tmp_path / "f.npz")
+    assert back.keys() == data.keys()
+    assert all(torch.equal(back[s].x, data[s].x) for s in data)
+    np.savez(tmp_path / "other.npz", a=np.zeros(3))
+    for path in ("none.npz", "other.npz"):
+        with pytest.raises(CorpusError, match="holds no features"):
+            heads.load(tmp_path / path)
+
+
+def test_the_records_are_whole() -> None:
+    runs = search.campaign.read_records(search.RECORDS)
+    assert [run["job"] for run in runs] == search.jobs()
+    for run in runs:
+        assert np.array(run["validation"]).shape == (len(search.SEEDS), heads.EPOCHS)
+        assert len(run["test"]) == len(run["seeds"]) == len(search.SEEDS)
+        assert 0.2 < np.min(run["validation"]) and np.max(run["test"]) < 0.9
+    assert len({run["torch"] for run in runs}) == 1
+
+
+def test_the_campaign_goes_on_where_it_was(tmp_path, monkeypatch, data, capsys) -> None:
+    monkeypatch.setattr(heads, "settings", lambda: [SETTING, SETTING | {"lr": 1e-3}])
+    monkeypatch.setattr(heads, "splits", lambda **_: data)
+    monkeypatch.setattr(search, "SEEDS", (0, 1))
+    out = tmp_path / "search.json"
+    search.campaign.keep_run(out, search.one_job(SETTING, data), search.jobs())
+    before = search.campaign.read_records(out)
+    search.main(["--out", str(out)])
+    after = search.campaign.read_records(out)
+    assert after[0] == before[0] and len(after) == 2
+    search.main(["--out", str(out)])
+    assert "0 of 2 settings to do" in capsys.readouterr().out
+
+
+def test_the_plan_for_readers_is_valid() -> None:
+    plan = Plan.read(ROOT / "notebooks" / "plans" / "head_search.yaml")
+    assert plan.search.method == "tpe" and plan.most_runs == 12
+    assert {entry.name for entry in plan.entries} <= {p.name for p in plan.prepared.known}
+
+
+def test_a_committed_sweep_is_read_as_a_store_is(tmp_path) -> None:
+    assert committed_sweep("what_to_train", tmp_path) is None
+    results = tmp_path / "benchmarks" / "results" / "what_to_train"
+    plans = tmp_path / "benchmarks" / "plans"
+    results.mkdir(parents=True)
+    plans.mkdir()
+    text = (ROOT / "benchmarks" / "plans" / "what_to_train.yaml").read_text()
+    (plans / "what_to_train.yaml").write_text(text)
+    head = "run,configuration,state,train,lr,epochs,seed,evaluations.accuracy,seconds,memory_gb"
+    rows = [f"a{s},0,done,all,1e-3,2,{s},0.6{s},9,1" for s in range(3)]
+    rows += [f"b{s},1,done,head,1e-4,2,{s},0.5{s},4,1" for s in range(3)]
+    rows += ["c,2,failed,all,1e-4,2,0,,4,1"]
+    (results / "runs.csv").write_text("\n".join([head, *rows]))
+    found = committed_sweep("what_to_train", tmp_path)
+    assert found is not None and len(found.done()) == 6
+    best, second = configurations(found)
+    assert best.chosen == {"train": "all", "lr": 1e-3, "epochs": 2}
+    assert best.mean == pytest.approx(0.61) and second.mean == pytest.approx(0.51)
