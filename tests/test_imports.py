@@ -22,7 +22,7 @@ FLOORS = [
     ["exact"],
     ["corpora"],
     ["chat_templates"],
-    ["encode", "encode_lm", "encode_chat", "encode_pairs", "encode_tags"],
+    ["encode", "encode_lm", "encode_chat", "encode_pairs", "encode_spans", "encode_tags"],
     ["batches"],
     ["batches_lm", "packing"],
     ["losses"],

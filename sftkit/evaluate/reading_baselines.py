@@ -1,0 +1,116 @@
+"""Answers without a trained reader: the most similar piece of text; rules for docstrings."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from sftkit.corpora import docstring_questions, docstrings
+from sftkit.evaluate.reading import Answer
+
+UNITS = ("sentence", "block")
+_SENTENCE = re.compile(r"\S(?:.*?)(?:[.!?](?=\s)|(?=\n[ \t]*\n)|\Z)", re.S)
+_DEFAULT = re.compile(
+    r"default|leave it out|do not pass|say nothing|unless|do not choose", re.I
+)
+_TYPE = re.compile(r"\b(type|kind of|values?|sort of|may .* be|should .* be)\b", re.I)
+_RESULT = re.compile(r"\b(back|result|comes? out|returns?|returned|output|give me)\b", re.I)
+_FAILS = re.compile(r"\b(fails?|wrong|exceptions?|errors?|raises?|raised|refuse)\b", re.I)
+
+
+def pieces(context: str, unit: str) -> list[tuple[int, int]]:
+    """Places of a context's sentences, or of its blocks.
+
+    Blocks are the items of numpydoc sections, else paragraphs.
+    """
+    if unit == "sentence":
+        return [match.span() for match in _SENTENCE.finditer(context)]
+    found = [
+        (entry.start, entry.end)
+        for section in docstrings.sections(context)
+        for entry in docstrings.entries(context, section)
+    ]
+    paragraphs = re.finditer(r"\S(?:.*?)(?=\n[ \t]*\n|\Z)", context, re.S)
+    return found or [match.span() for match in paragraphs]
+
+
+class Lexical:
+    """The piece of the context that shares the rarest words with the question.
+
+    Similarity is the cosine of TF-IDF vectors; word frequencies come from training contexts.
+
+    Args:
+        contexts: Of training questions.
+        unit: ``sentence`` or ``block``.
+    """
+
+    def __init__(self, contexts: Sequence[str], unit: str = "sentence") -> None:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        self.unit = unit
+        pattern = r"[A-Za-z0-9]+"  # max_iter gives max and iter: kinder to the baseline
+        self.vectors = TfidfVectorizer(token_pattern=pattern, sublinear_tf=True)
+        self.vectors.fit(list(dict.fromkeys(contexts)))
+
+    def answers(self, questions: Sequence[str], contexts: Sequence[str]) -> list[Answer]:
+        """The most similar piece for each question; its margin is the similarity."""
+        spans: list[tuple[int, int]] = []
+        bounds = [0]
+        for context in contexts:
+            spans += pieces(context, self.unit)
+            bounds.append(len(spans))
+        owners = np.repeat(np.arange(len(contexts)), np.diff(bounds))
+        texts = [contexts[o][a:b] for o, (a, b) in zip(owners, spans, strict=True)]
+        asked, held = self.vectors.transform(questions), self.vectors.transform(texts)
+        similar = np.asarray(held.multiply(asked[owners]).sum(axis=1)).ravel()
+        found = []
+        for row, (low, high) in enumerate(zip(bounds, bounds[1:], strict=False)):
+            if low == high:
+                found.append(Answer("", 0, 0, 0.0))
+                continue
+            best = low + int(similar[low:high].argmax())
+            a, b = spans[best]
+            found.append(Answer(contexts[row][a:b], a, b, float(similar[best])))
+        return found
+
+
+def by_rule(question: str, context: str) -> Answer | None:
+    """What a regular expression finds: the named parameter's block, type or default.
+
+    A question that names nothing but asks for what is returned or raised gets that section's
+    only item. None where no rule applies.
+    """
+    parts: dict[str, Any] = {
+        s.title: docstrings.entries(context, s) for s in docstrings.sections(context)
+    }
+    words = set(re.findall(r"\w+", question))
+    given = [*parts.get("Parameters", []), *parts.get("Raises", [])]
+    named = [entry for entry in given if entry.name in words - {"a", "I", "it"}]
+    if named:
+        entry = max(named, key=lambda e: len(e.name))
+        span = entry.body
+        if _DEFAULT.search(question):
+            span = docstring_questions.default_span(context, entry)
+        elif _TYPE.search(question):
+            span = docstring_questions.type_span(context, entry)
+        return Answer(context[slice(*span)], *span, 1.0 if span[1] > span[0] else 0.0)
+    for pattern, title in ((_FAILS, "Raises"), (_RESULT, "Returns")):
+        if pattern.search(question):
+            if len(parts.get(title, [])) != 1:
+                return Answer("", 0, 0, 0.0)
+            span = parts[title][0].body
+            return Answer(context[slice(*span)], *span, 1.0)
+    return None
+
+
+def ruled(
+    questions: Sequence[str], contexts: Sequence[str], otherwise: Sequence[Answer]
+) -> list[Answer]:
+    """Rules first, and another baseline's answers where none applies."""
+    found = [by_rule(q, c) for q, c in zip(questions, contexts, strict=True)]
+    return [
+        other if rule is None else rule for rule, other in zip(found, otherwise, strict=True)
+    ]
