@@ -95,11 +95,10 @@ class Asker:
     Args:
         held: Use the wordings that training never sees.
         names: Parameter names to ask about where they do not occur.
-        seed: Another seed chooses other wordings.
     """
 
-    def __init__(self, held: bool, names: Sequence[str], seed: int) -> None:
-        self.side, self.names, self.seed = "held" if held else "train", list(names), seed
+    def __init__(self, held: bool, names: Sequence[str]) -> None:
+        self.side, self.names = "held" if held else "train", list(names)
         self.frames = wordings()["frames"]
         self.means = {
             name: (
@@ -176,7 +175,7 @@ class Asker:
         self, doc: Docstring, context: str, given: list[Entry]
     ) -> Iterator[Question]:
         what = doc.name.rsplit(".", 1)[-1]
-        salt = f"{self.seed} {doc.name}"
+        salt = doc.name
         for entry, after in zip(given, [*given[1:], None], strict=False):
             whole = context[entry.start : after.start if after else len(context)]
             if entry.name.isidentifier() and not re.search("default|optional", whole, re.I):
@@ -211,7 +210,7 @@ class Asker:
     ) -> list[str]:
         """The side's wordings that name no parameter of ``given``, in an order by ``salt``."""
         fit = [t for t in known.get(prefix + self.side, []) if not names_one(t, given)]
-        return sorted(fit, key=lambda text: key(f"{self.seed} {salt} {text}"))
+        return sorted(fit, key=lambda text: key(f"{salt} {text}"))
 
 
 def only_match(

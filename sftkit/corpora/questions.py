@@ -57,7 +57,7 @@ def load(
             files named after the splits; a ``DatasetDict`` on disk or
             ``hub:ID[:CONFIGURATION]`` with SQuAD's columns.
         limit: Training questions. A smaller limit gives a part of a larger one.
-        seed: Which questions are made or taken, and for one file which go where.
+        seed: Which training questions a limit takes; for one file also which go where.
         encoding: Of files.
 
     Returns:
@@ -71,7 +71,9 @@ def load(
 
     if limit is not None and (isinstance(limit, bool) or limit < 1):
         raise CorpusError(f"limit={limit!r}.", "Give a whole number from 1, or None.")
-    key = fingerprint(str(name_or_path), _identity(name_or_path), seed, encoding, _code())
+    own = str(name_or_path) != NAME  # the splits of ours are fixed
+    chosen = (seed, encoding) if own else ()
+    key = fingerprint(str(name_or_path), _identity(name_or_path), *chosen, _code())
     folder = cache_folder() / "corpora" / f"questions-{key}"
     if not (folder / "dataset_dict.json").is_file():
         with locked(folder.with_name(f".{folder.name}.lock")):
@@ -85,14 +87,6 @@ def load(
     order = split.nested_order([0] * len(keys), keys, seed, stratify=False)
     data["train"] = data["train"].select(order[:limit])
     return data
-
-
-def documents(libraries: Sequence[str] = LIBRARIES["test"]) -> list[tuple[str, str]]:
-    """``(name, context)`` of the docstrings of some libraries, near-copies left out."""
-    docs, texts = _contexts(libraries)
-    groups = duplicates.near_groups(texts).tolist()
-    kept = {group: i for i, group in reversed(list(enumerate(groups)))}
-    return [(docs[i].name, texts[i]) for i in sorted(kept.values())]
 
 
 def items(part: Dataset) -> list[Item]:
@@ -121,7 +115,7 @@ def _read(
     name_or_path: str | Path, seed: int, encoding: str
 ) -> tuple[dict[str, list[Item]], list[str]]:
     if str(name_or_path) == NAME:
-        return _about_docstrings(seed)
+        return _about_docstrings()
     return questions_own.completed(questions_own.read(name_or_path, encoding), seed)
 
 
@@ -135,7 +129,7 @@ def _contexts(libraries: Sequence[str]) -> tuple[list[Docstring], list[str]]:
     return [doc for doc, _ in kept], [text for _, text in kept]
 
 
-def _about_docstrings(seed: int) -> tuple[dict[str, list[Item]], list[str]]:
+def _about_docstrings() -> tuple[dict[str, list[Item]], list[str]]:
     found = {name: _contexts(LIBRARIES[name]) for name in split.SPLITS}
     every = [text for name in split.SPLITS for text in found[name][1]]
     groups, at = duplicates.near_groups(every).tolist(), len(every)
@@ -149,7 +143,7 @@ def _about_docstrings(seed: int) -> tuple[dict[str, list[Item]], list[str]]:
             if group not in taken:
                 taken.add(group)
                 kept[name].append((doc, text))
-    parts = {name: _asked(kept[name], name, seed) for name in split.SPLITS}
+    parts = {name: _asked(kept[name], name) for name in split.SPLITS}
     test = parts["test"]
     notes = [
         f"{name}: {', '.join(f'{x} {docstrings.version(x)}' for x in LIBRARIES[name])}; "
@@ -166,15 +160,15 @@ def _about_docstrings(seed: int) -> tuple[dict[str, list[Item]], list[str]]:
     return parts, notes
 
 
-def _asked(docs: Sequence[tuple[Docstring, str]], name: str, seed: int) -> list[Item]:
+def _asked(docs: Sequence[tuple[Docstring, str]], name: str) -> list[Item]:
     """The questions of a split: shares by kind, every meaning as often as it can be."""
     pool = [w for _, text in docs for w in _names(text)]
-    asker = Asker(name != "train", sorted(set(pool)), seed)
+    asker = Asker(name != "train", sorted(set(pool)))
     found = [
         (doc, text, question) for doc, text in docs for question in asker.questions(doc, text)
     ]
     salts = [
-        duplicates.key(f"{seed} {doc.name} {question.text} {question.start}")
+        duplicates.key(f"{doc.name} {question.text} {question.start}")
         for doc, _, question in found
     ]
     # The first of each meaning, then the second of each, and so on.

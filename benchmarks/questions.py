@@ -1,0 +1,170 @@
+"""How well does a small encoder answer questions about docstrings? The runs of notebook 10.
+
+    python benchmarks/questions.py --dry-run      # what is missing, with an estimate of the time
+    python benchmarks/questions.py                # all of it, about 45 minutes of one core
+    python benchmarks/questions.py --minutes 20   # begin no run after twenty minutes
+
+It may be interrupted at any time: a finished run is in the records, and the same command goes
+on. Three seeds are for the headline: other training questions, another head, another order.
+Nothing is chosen but the threshold, on validation questions; test questions are read once a
+run. A record counts until the questions change (its ``corpus`` is their hash).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import campaign  # noqa: E402
+
+RECORDS = ROOT / "benchmarks" / "records" / "questions.json"
+MODELS = {"fine-tuned": True, "from scratch": False}  # with pretrained weights or without
+HEADLINE = 2_000  # training questions, as in the notebook
+SEEDS = (0, 1, 2)
+CURVE = (250, 800)
+WATCHED, TESTED = 250, 600  # validation and test questions
+LENGTH, OVERLAP, OTHERS, BATCH = 256, 80, 0.3, 16
+LR, HEAD_FACTOR = 3e-4, 5.0
+PER_QUESTION, AROUND = 0.32, 110.0  # seconds of one core: of training, and of a run beside it
+
+
+def jobs() -> list[dict[str, Any]]:
+    """All runs: the headline's first, then from scratch with equal data, then the curve."""
+    headline = [_job("fine-tuned", HEADLINE, seed) for seed in SEEDS]
+    curve = [_job("fine-tuned", size, SEEDS[0]) for size in CURVE]
+    return [headline[0], _job("from scratch", HEADLINE, SEEDS[0]), *curve, *headline[1:]]
+
+
+def _job(model: str, size: int, seed: int) -> dict[str, Any]:
+    return {"model": model, "questions": size, "seed": seed}
+
+
+@lru_cache(maxsize=1)
+def corpus(size: int, seed: int) -> Any:
+    """Training questions of one size; the validation and test questions of every run."""
+    import numpy as np
+
+    from sftkit.corpora import questions
+
+    data = questions.load(limit=size, seed=seed)
+    for split, rows in (("validation", WATCHED), ("test", TESTED)):
+        spaced = np.linspace(0, len(data[split]) - 1, rows)
+        data[split] = data[split].select(np.unique(spaced.astype(int)))
+    return data
+
+
+@lru_cache(maxsize=1)
+def corpus_hash() -> str:
+    """Of all test questions with their answers."""
+    from sftkit.corpora import questions
+    from sftkit.files import sha256_text
+
+    part = questions.load(limit=1)["test"]
+    columns = ("id", "question", "context", "starts")
+    return sha256_text(str([list(part[name]) for name in columns]))[:16]
+
+
+def one_job(job: dict[str, Any]) -> dict[str, Any]:
+    """Run a job; what is recorded of it."""
+    import numpy as np
+
+    from sftkit import encode_spans
+    from sftkit.batches import Batches
+    from sftkit.evaluate import reading
+    from sftkit.fit import fit
+    from sftkit.losses_spans import extractive
+    from sftkit.models.load_spans import load_reader
+
+    begin, seed = time.process_time(), job["seed"]
+    data = corpus(job["questions"], seed)
+    pretrained = MODELS[job["model"]]
+    model, tokenizer = load_reader(
+        "minilm",
+        train="no-embeddings" if pretrained else "all",
+        dropout=0.0,
+        seed=seed,
+        pretrained=pretrained,
+    )
+    encoded = encode_spans.questions(data, tokenizer, LENGTH, OVERLAP, others=OTHERS, seed=seed)
+    pad = tokenizer.pad_token_id
+    batches = Batches(reading.examples_of(encoded["train"], pad), BATCH, seed=seed)
+    rates = {"lr": LR, "head_lr_factor": HEAD_FACTOR}
+    label = f"{job['model']}, {job['questions']} questions, seed {seed}"
+    state = fit(model, batches, extractive(), epochs=1, seed=seed, label=label, **rates)
+    watch, test = data["validation"], data["test"]
+    seen = reading.read(model, encoded["validation"], list(watch["context"]), pad)
+    threshold = reading.best_threshold(seen, list(watch["texts"]))
+    found = reading.read(model, encoded["test"], list(test["context"]), pad)
+    guesses = [answer.given(threshold) for answer in found]
+    report = reading.reading_report(guesses, list(test["texts"]), list(test["context"]))
+    named = np.array(test["named"]) == 1
+    empty = np.array([not texts for texts in test["texts"]])
+    kinds = np.array(test["kind"])
+    return {
+        "job": job,
+        "command": "python benchmarks/questions.py",
+        "f1": list(report.f1),
+        "exact": list(report.exact),
+        "unnamed": list(report.where(~named).f1),
+        "named": list(report.where(named).f1),
+        "has_answer": list(report.where(~empty).f1),
+        "no_answer": list(report.where(empty).f1),
+        "f1_by_kind": {k: float(report.rows[kinds == k, 1].mean()) for k in sorted(set(kinds))},
+        "threshold": threshold,
+        "training_seconds": round(state.seconds, 1),
+        "corpus": corpus_hash(),
+        "processor_seconds": round(time.process_time() - begin, 1),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def estimate(job: dict[str, Any], runs: list[dict[str, Any]]) -> float:
+    """Seconds of one core: those of a run of this size before, or from the size."""
+    done = [r for r in runs if r["job"]["questions"] == job["questions"]]
+    if done:
+        return sum(r["processor_seconds"] for r in done) / len(done)
+    return AROUND + PER_QUESTION * job["questions"]
+
+
+def missing(runs: list[dict[str, Any]], corpus_now: str) -> list[dict[str, Any]]:
+    """The jobs without a record of the questions as they are now."""
+    done = {(str(r["job"]), r["corpus"]) for r in runs}
+    return [job for job in jobs() if (str(job), corpus_now) not in done]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--dry-run", action="store_true", help="print the plan only")
+    parser.add_argument("--minutes", type=float, help="begin no run after so many")
+    options = parser.parse_args(arguments)
+    begin, runs = time.monotonic(), campaign.read_records(RECORDS)
+    todo = missing(runs, corpus_hash())
+    minutes = sum(estimate(job, runs) for job in todo) / 60
+    print(f"{len(todo)} of {len(jobs())} runs to do, about {minutes:.0f} minutes of one core")
+    for job in todo:
+        plan = f"{job['model']:14} {job['questions']:>6,} questions  seed {job['seed']}"
+        if options.dry_run:
+            print(f"{plan}  about {estimate(job, runs):.0f} s")
+            continue
+        if options.minutes is not None and time.monotonic() - begin > 60 * options.minutes:
+            print(f"{options.minutes:g} minutes are over")
+            return
+        done = one_job(job)
+        campaign.keep_run(RECORDS, done, jobs())
+        f1, unnamed = (100 * done[k][0] for k in ("f1", "unnamed"))
+        print(f"{time.strftime('%H:%M')}  {plan}  F1 {f1:.1f}, names nothing {unnamed:.1f}")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on")
