@@ -1,6 +1,6 @@
 """How well does a small encoder answer questions about docstrings? The runs of notebook 10.
 
-    python benchmarks/questions.py --dry-run      # what is missing, with an estimate of the time
+    python benchmarks/questions.py --dry-run      # what is missing, and how long it takes
     python benchmarks/questions.py                # all of it, about 45 minutes of one core
     python benchmarks/questions.py --minutes 20   # begin no run after twenty minutes
 
