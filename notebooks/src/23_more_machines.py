@@ -746,7 +746,7 @@ for k, (name, values) in enumerate(efficiency.items()):
 ax.set(xscale="log", xlabel="workers", ylabel="efficiency", ylim=(0, 1.05))
 ax.set_xticks(workers, [str(n) for n in workers])
 ax.set_title("Bandwidth sets the level, latency and stragglers the slope")
-ax.legend(loc="center left", bbox_to_anchor=(0.0, 0.42))
+ax.legend(loc="lower left")
 told = ", ".join(f"{name}: {values[-1]:.2f}" for name, values in efficiency.items())
 show.figure(
     fig,

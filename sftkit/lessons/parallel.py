@@ -38,7 +38,7 @@ def small_decoder() -> Decoder:
 
     torch.manual_seed(0)
     sizes = dict(width=16, layers=2, heads=2, kv_heads=1, feed_forward=32, max_length=32)
-    return Decoder(DecoderConfig(50, **sizes)).double()
+    return Decoder(DecoderConfig(50, **sizes)).double()  # type: ignore[arg-type]
 
 
 def small_batches(rows: int = 26) -> Batches:
@@ -210,7 +210,7 @@ def _spread(layers: int, width: int, how: str, mesh: Any) -> nn.Module:
         for number, parameter in enumerate(model.parameters()):
             whole = weights_of(number, parameter.shape)
             if how == "sharded":  # rows are dealt out in order
-                parameter.to_local().copy_(whole.chunk(mesh.size())[mesh.get_rank()])  # type: ignore[operator]
+                parameter.to_local().copy_(whole.chunk(mesh.size())[mesh.get_rank()])  # type: ignore[attr-defined]
             else:
                 parameter.copy_(whole)
     if how == "copied":
