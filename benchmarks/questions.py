@@ -95,7 +95,7 @@ def one_job(job: dict[str, Any]) -> dict[str, Any]:
     encoded = encode_spans.questions(data, tokenizer, LENGTH, OVERLAP, others=OTHERS, seed=seed)
     pad = tokenizer.pad_token_id
     batches = Batches(reading.examples_of(encoded["train"], pad), BATCH, seed=seed)
-    rates = {"lr": LR, "head_lr_factor": HEAD_FACTOR}
+    rates: dict[str, Any] = {"lr": LR, "head_lr_factor": HEAD_FACTOR}
     label = f"{job['model']}, {job['questions']} questions, seed {seed}"
     state = fit(model, batches, extractive(), epochs=1, seed=seed, label=label, **rates)
     watch, test = data["validation"], data["test"]

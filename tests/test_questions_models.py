@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -345,8 +346,8 @@ def test_embeddings_find_meaning_where_words_differ(wordpiece) -> None:
 def test_a_saved_reader_answers_alike_in_transformers(tmp_path, wordpiece) -> None:
     from transformers import AutoModelForQuestionAnswering, BertConfig
 
-    sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    config = BertConfig(vocab_size=len(wordpiece), hidden_size=16, **sizes)
+    sizes: dict[str, Any] = {"num_hidden_layers": 1, "num_attention_heads": 2}
+    config = BertConfig(len(wordpiece), hidden_size=16, intermediate_size=32, **sizes)
     folder = models.save(
         AutoModelForQuestionAnswering.from_config(config), wordpiece, tmp_path / "start"
     )

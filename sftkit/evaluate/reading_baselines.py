@@ -63,7 +63,7 @@ class Lexical:
             spans += pieces(context, self.unit)
             bounds.append(len(spans))
         owners = np.repeat(np.arange(len(contexts)), np.diff(bounds))
-        texts = [contexts[o][a:b] for o, (a, b) in zip(owners, spans, strict=True)]
+        texts = [contexts[o][a:b] for o, (a, b) in zip(owners.tolist(), spans, strict=True)]
         asked, held = self.vectors.transform(questions), self.vectors.transform(texts)
         similar = np.asarray(held.multiply(asked[owners]).sum(axis=1)).ravel()
         found = []
@@ -96,14 +96,18 @@ def by_rule(question: str, context: str) -> Answer | None:
             span = docstring_questions.default_span(context, entry)
         elif _TYPE.search(question):
             span = docstring_questions.type_span(context, entry)
-        return Answer(context[slice(*span)], *span, 1.0 if span[1] > span[0] else 0.0)
+        return _marked(context, span)
     for pattern, title in ((_FAILS, "Raises"), (_RESULT, "Returns")):
         if pattern.search(question):
             if len(parts.get(title, [])) != 1:
                 return Answer("", 0, 0, 0.0)
-            span = parts[title][0].body
-            return Answer(context[slice(*span)], *span, 1.0)
+            return _marked(context, parts[title][0].body)
     return None
+
+
+def _marked(context: str, span: tuple[int, int]) -> Answer:
+    start, end = span
+    return Answer(context[start:end], start, end, float(end > start))
 
 
 def ruled(
