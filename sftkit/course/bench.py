@@ -41,6 +41,9 @@ BENCHMARKS = {
     "growth": Benchmark(
         "growth", "how time and memory grow with rows, length, vocabulary, layers", ("--full",)
     ),
+    "sweeps": Benchmark(
+        "sweeps", "sweeps: two Dask workers against one, a run's overhead, 10,000 planned runs"
+    ),
     "time-to-accuracy": Benchmark(
         "time_to_accuracy", "time until the usual recipe's accuracy is reached"
     ),
