@@ -40,8 +40,9 @@ def questions(
         tokenizer: A fast transformers tokenizer.
         max_length: The most tokens of a window, question and special tokens included.
         overlap: Tokens of the context that neighbouring windows share.
-        others: Of training windows without their question's answer (which has one), keep this
-            share: they are many, and all teach the same. Other splits keep all.
+        others: Of training windows without an answer keep this share: they are many, and all
+            teach the same. A question that has no answer keeps at least one window. Other
+            splits keep all.
         seed: Which of them are kept.
 
     Raises:
@@ -94,16 +95,21 @@ def encode(
     dice = np.random.default_rng(seed)
     columns: dict[str, list[Any]] = {k: [] for k in ("input_ids", "labels", "row", "cut")}
     columns |= {"token_type_ids": [], "offsets": []}
-    counts = np.bincount(found["overflow_to_sample_mapping"], minlength=len(asked))
-    for at, row in enumerate(found["overflow_to_sample_mapping"]):
+    owners = found["overflow_to_sample_mapping"]
+    counts = np.bincount(owners, minlength=len(asked))
+    spared = [int(dice.integers(n)) for n in counts]  # kept of a question without an answer
+    number: dict[int, int] = {}
+    for at, row in enumerate(owners):
+        here = number[row] = number.get(row, -1) + 1
         of_context = np.array(found.sequence_ids(at)) == 1
         offsets = np.where(of_context[:, None], found["offset_mapping"][at], NOWHERE)
         span = None
         if starts[row]:
             begin = starts[row][0]
             span = token_span(offsets, begin, begin + len(texts[row][0]))
-            if span is None and dice.random() >= others:
-                continue
+        kept = span is not None or (not starts[row] and here == spared[row])
+        if not kept and dice.random() >= others:
+            continue
         columns["input_ids"].append(found["input_ids"][at])
         columns["labels"].append(list(span or (0, 0)))
         columns["row"].append(row)

@@ -5,7 +5,7 @@
 #     strict: false
 #     minutes: 9
 #     assets: [minilm, smollm2-135m-instruct]
-#     fast: {limit: 24, validation_rows: 10, test_rows: 14, scratch_limit: 8, pool: 24, generated: 2, written: 6, max_length: 160, overlap: 48}
+#     fast: {limit: 24, validation_rows: 10, test_rows: 14, scratch_limit: 8, pool: 24, generated: 2, written: 6, max_length: 128, overlap: 48}
 # ---
 
 # %% [markdown]
@@ -29,13 +29,13 @@
 data: str = "docstring-qa"  # or a SQuAD file (1.1 or 2.0), a folder, hub:ID
 model: str = "minilm"  # or a folder, hub:OWNER/NAME: an encoder with a fast tokenizer
 train: str = "no-embeddings"  # what is trained: all, no-embeddings, top-1, ..., head
-limit: int = 2000  # training questions; 0 takes all
-max_length: int = 256  # tokens per window, at most
-overlap: int = 80  # context tokens that neighbouring windows share
-others: float = 0.3  # share of the training windows without their question's answer
+limit: int = 3000  # training questions; 0 takes all
+max_length: int = 160  # tokens per window, at most
+overlap: int = 64  # context tokens that neighbouring windows share
+others: float = 0.25  # share of the training windows without an answer
 epochs: float = 1.0  # passes over the training windows
-batch_size: int = 16  # windows per optimizer step
-lr: float = 3e-4  # highest learning rate
+batch_size: int = 8  # windows per optimizer step
+lr: float = 5e-4  # highest learning rate
 head_factor: float = 5.0  # learning rate of the new head over the encoder's
 scratch_limit: int = 400  # training questions of the encoder with random weights
 validation_rows: int = 250  # questions that choose; 0 takes all

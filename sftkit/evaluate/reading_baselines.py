@@ -16,8 +16,11 @@ _SENTENCE = re.compile(r"\S(?:.*?)(?:[.!?](?=\s)|(?=\n[ \t]*\n)|\Z)", re.S)
 _DEFAULT = re.compile(
     r"default|leave it out|do not pass|say nothing|unless|do not choose", re.I
 )
-_TYPE = re.compile(r"\b(type|kind of|values?|sort of|may .* be|should .* be)\b", re.I)
+_TYPE = re.compile(
+    r"\b(type|an array, or|kind of|values?|sort of|may .* be|should .* be)\b", re.I
+)
 _RESULT = re.compile(r"\b(back|result|comes? out|returns?|returned|output|give me)\b", re.I)
+_WHICH = re.compile(r"\b(which|what|kind of) (exception|error)", re.I)
 _FAILS = re.compile(r"\b(fails?|wrong|exceptions?|errors?|raises?|raised|refuse)\b", re.I)
 
 
@@ -101,8 +104,19 @@ def by_rule(question: str, context: str) -> Answer | None:
         if pattern.search(question):
             if len(parts.get(title, [])) != 1:
                 return Answer("", 0, 0, 0.0)
-            return _marked(context, parts[title][0].body)
+            return _marked(context, _of_item(question, context, parts[title][0], title))
     return None
+
+
+def _of_item(question: str, context: str, entry: Any, title: str) -> tuple[int, int]:
+    """The description of a section's item; its type or name where the question asks that."""
+    name = (entry.start, entry.start + len(entry.name))
+    if title == "Raises":
+        return name if _WHICH.search(question) else entry.body
+    if not _TYPE.search(question):
+        return entry.body
+    stated = entry.type[1] > entry.type[0]
+    return docstring_questions.type_span(context, entry) if stated else name
 
 
 def _marked(context: str, span: tuple[int, int]) -> Answer:
