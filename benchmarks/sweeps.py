@@ -5,8 +5,8 @@
 
 Three things. The same runs on a Dask cluster of one worker and of two, each worker with one
 thread, in turns. A run's overhead: its wall time less the time of its notebook's cells; the
-first run of a process, and the second, for which the runner's own imports are done. And a large plan:
-seconds to expand and check it, and to find that all of its runs are done.
+first run of a process, and the second, for which the runner's own imports are done. And a
+large plan: seconds to expand and check it, and to find that all of its runs are done.
 """
 
 from __future__ import annotations

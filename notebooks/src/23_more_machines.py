@@ -787,10 +787,6 @@ def speed_up(compute, size, workers, latency, bandwidth):
 
 
 # %% tags=["check"] jupyter={"source_hidden": true}
-def within(compute, size, n, latency, bandwidth, steps, share):
-    return compute / (compute / share + steps * (latency + size / n / bandwidth))
-
-
 speed_exercise = Exercise(
     "strong scaling",
     [1.0, 8 / 6, 8 / 5, 10 / 7.2],
@@ -802,15 +798,15 @@ speed_exercise = Exercise(
     ],
     [
         (
-            lambda c, m, n, a, b: within(c, m, n, a, b, 2 * (n - 1), 1),
+            lambda c, m, n, a, b: c / (c + 2 * (n - 1) * (a + m / n / b)),
             "The batch is dealt out: computation takes C / N.",
         ),
         (
-            lambda c, m, n, a, b: within(c, m, n, a, b, n - 1, n),
+            lambda c, m, n, a, b: c / (c / n + (n - 1) * (a + m / n / b)),
             "A ring goes round twice: 2 (N - 1) steps.",
         ),
         (
-            lambda c, m, n, a, b: within(c, m * n, n, a, b, 2 * (n - 1), n),
+            lambda c, m, n, a, b: c / (c / n + 2 * (n - 1) * (a + m / b)),
             "Each message has an N-th of the bytes.",
         ),
     ],
@@ -825,11 +821,13 @@ def speed_up_solution(compute, size, workers, latency, bandwidth):
 
 
 speed_exercise(speed_up_solution)
+
+# %%
 rows = [
     [
         n,
         *(
-            speed_up_solution(compute, gradient_bytes, n, *net)
+            compute / (compute / n + ring_seconds(n, gradient_bytes, *net))
             for net in networks.values()
         ),
     ]
@@ -840,7 +838,8 @@ show.table(
 )
 
 # %% [markdown]
-# With a fixed batch there is a best number of workers; beyond it, more make the step slower.
+# With a fixed batch there is a best number of workers; beyond it, more make the step slower. On
+# a slow network it may be 1.
 #
 # ## 8. To take away, and what was not run
 #
