@@ -207,6 +207,7 @@ def simulated(n, k, w, trials=20_000):
     return [float(found.any(axis=1).mean()) for found in inside]
 
 
+# %%
 cases = [(9, 2, 0.1), (16, 4, 0.1), (27, 3, 0.05), (64, 3, 0.1)]
 found = [hits(*case) for case in cases]
 compare(
@@ -248,8 +249,8 @@ for ax, points, name in zip(axes, (grid9, random9), ("Grid", "Random"), strict=T
 axes[0].set_ylabel("validation accuracy, %")
 axes[0].legend(loc=(0.35, 0.25))
 alt = (
-    f"Accuracy by learning rate. Left: nine grid runs at three rates. Right: nine random "
-    f"runs at {len({r for r, _ in random9})} rates. Bars below mark the rates tried."
+    f"Accuracy by learning rate. Left: nine grid runs at three rates. Right: nine "
+    f"random runs at {len({r for r, _ in random9})} rates. Bars below mark the rates tried."
 )
 show.figure(fig, alt)
 
@@ -366,7 +367,8 @@ for ax, title in zip(
 axes[0].set_ylabel("validation accuracy, %")
 axes[1].legend(loc="lower right")
 ends = "; ".join(
-    f"{n} believes {believed[n][:, -1].mean():.1f}, is worth {worth[n][:, -1].mean():.1f}"
+    f"{n} believes {believed[n][:, -1].mean():.1f} and is worth "
+    f"{worth[n][:, -1].mean():.1f}"
     for n in counts
 )
 show.figure(
@@ -473,7 +475,7 @@ rate_exercise(draw_rate_solution)
 
 # %%
 def rate_at(means, level):
-    """The smallest rate whose score reaches a level, between two rates by their logs."""
+    """The smallest rate whose score reaches a level, by its logarithm."""
     after = int(np.argmax(means >= level))
     two = slice(max(0, after - 1), after + 1)
     return float(np.exp(np.interp(level, means[two], np.log(rates[two]))))
@@ -508,7 +510,7 @@ show.figure(fig, f"Heat map of accuracy by rate and batch size. Best rates: {tol
 
 # %%
 def exponent(chosen_seeds, level=None):
-    """Slope of log rate against log batch size: of the best rates, or of those at a level."""
+    """Slope of log rate against log batch size: of the best rates, or at a level."""
     means = 100 * scores[..., chosen_seeds].mean(axis=(2, 3, 4))  # (rates, sizes)
     if level is None:
         found = rates[means.argmax(axis=0)]
@@ -736,7 +738,7 @@ worth_exercise(worth_so_far_solution)
 
 # %%
 def spend(first, finalists, more, generator):
-    """Try settings once, then the best with more seeds: (believed, worth) of the choice."""
+    """Settings once, the best with more seeds: (believed, worth) of the choice."""
     tried = random_search(generator, first)
     order = generator.permutation(seeds)
     score = np.array([scores[p][order[0]] for p in tried])
@@ -749,6 +751,7 @@ def spend(first, finalists, more, generator):
     return 100 * shown, 100 * scores[tried[winner]][order[1 + more :]].mean()
 
 
+# %%
 plans = {"24 × 1": (24, 1, 0), "12 × 1, 3 × 4 more": (12, 3, 4), "8 × 3": (8, 8, 2)}
 spent = {
     name: np.array(
@@ -1036,13 +1039,16 @@ from sftkit.course.report import rows as report_rows
 
 if what is not None:
     ranked = report_rows.configurations(what)
+    rows = []
+    for c in ranked[:8]:
+        percent = [100 * x for x in (c.mean, c.low, c.high) if x is not None]
+        rows.append([*map(str, c.chosen.values()), len(c.runs), *percent])
     show.table(
-        [[*map(str, c.chosen.values()), len(c.runs), *(100 * x for x in (c.mean, c.low, c.high))]
-         for c in ranked[:8]],
+        rows,
         [*what.varied, "seeds", "accuracy, %", "from", "to"],
         f"The best 8 of {len(ranked)} settings, {len(what.done())} runs",
         digits=1,
-    )  # fmt: skip
+    )
 
 # %%
 if what is not None and (
