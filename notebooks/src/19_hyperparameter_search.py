@@ -249,8 +249,9 @@ for ax, points, name in zip(axes, (grid9, random9), ("Grid", "Random"), strict=T
 axes[0].set_ylabel("validation accuracy, %")
 axes[0].legend(loc=(0.35, 0.25))
 alt = (
-    f"Accuracy by learning rate. Left: nine grid runs at three rates. Right: nine "
-    f"random runs at {len({r for r, _ in random9})} rates. Bars below mark the rates tried."
+    "Accuracy by learning rate. Left: nine grid runs at three rates. "
+    f"Right: nine random runs at {len({r for r, _ in random9})} rates. "
+    "Bars below mark the rates tried."
 )
 show.figure(fig, alt)
 
@@ -355,12 +356,10 @@ for k, name in enumerate(counts):
         middle = np.array([mean_interval(column) for column in curve.T])
         style = dict(color=show.COLOURS[k], marker=show.MARKERS[k], ms=4, markevery=3)
         ax.plot(runs, middle[:, 0], label=name, **style)
-        ax.fill_between(
-            runs, middle[:, 1], middle[:, 2], color=show.COLOURS[k], alpha=0.2
-        )
-for ax, title in zip(
-    axes, ("What the search believes", "What its choice is worth"), strict=True
-):
+        band = dict(color=show.COLOURS[k], alpha=0.2)
+        ax.fill_between(runs, middle[:, 1], middle[:, 2], **band)
+titles = "What the search believes", "What its choice is worth"
+for ax, title in zip(axes, titles, strict=True):
     ax.axhline(best_mean, color="#888888", ls="--", label="best setting, mean of seeds")
     ax.set(xlabel="runs made", ylim=(best_mean - 8, best_mean + 4))
     ax.set_title(title)
@@ -759,25 +758,12 @@ spent = {
     )
     for name, p in plans.items()
 }
-rows = [
-    [
-        name,
-        p[0] + p[1] * p[2],
-        v[:, 0].mean(),
-        v[:, 1].mean(),
-        *mean_interval(v[:, 0] - v[:, 1]),
-    ]
-    for (name, p), v in zip(plans.items(), spent.values(), strict=True)
-]
-header = [
-    "settings × seeds",
-    "runs",
-    "believed, %",
-    "worth, %",
-    "too high by",
-    "from",
-    "to",
-]
+rows = []
+for (name, p), v in zip(plans.items(), spent.values(), strict=True):
+    gap = mean_interval(v[:, 0] - v[:, 1])
+    rows.append([name, p[0] + p[1] * p[2], *v.mean(axis=0).tolist(), *gap])
+header = ["settings × seeds", "runs", "believed, %", "worth, %"]
+header += ["too high by", "from", "to"]
 show.table(rows, header, "24 runs spent in three ways", digits=2)
 
 # %% [markdown]
@@ -968,7 +954,7 @@ sweep_seconds = time.perf_counter() - begin
 print(f"{summary.done} runs in {sweep_seconds:.0f} s")
 
 # %%
-assert summary.done == summary.fresh == live_rates * live_seeds and not summary.failed
+assert summary.done == live_rates * live_seeds and not summary.failed
 box.show()
 
 # %% [markdown]
@@ -1041,7 +1027,7 @@ if what is not None:
     ranked = report_rows.configurations(what)
     rows = []
     for c in ranked[:8]:
-        percent = [100 * x for x in (c.mean, c.low, c.high) if x is not None]
+        percent = [100 * x if x is not None else "" for x in (c.mean, c.low, c.high)]
         rows.append([*map(str, c.chosen.values()), len(c.runs), *percent])
     show.table(
         rows,
