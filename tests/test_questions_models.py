@@ -349,7 +349,7 @@ def test_a_saved_reader_answers_alike_in_transformers(tmp_path, wordpiece) -> No
     from transformers import AutoModelForQuestionAnswering, BertConfig
 
     sizes: dict[str, Any] = {"num_hidden_layers": 1, "num_attention_heads": 2}
-    config = BertConfig(len(wordpiece), hidden_size=16, intermediate_size=32, **sizes)
+    config = BertConfig(vocab_size=len(wordpiece), hidden_size=16, **sizes)
     folder = models.save(
         AutoModelForQuestionAnswering.from_config(config), wordpiece, tmp_path / "start"
     )
