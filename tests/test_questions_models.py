@@ -85,6 +85,16 @@ def test_token_spans_agree_with_a_search_over_tokens(data) -> None:
     assert encode_spans.token_span(offsets, start, end) == expected
 
 
+def test_shared_words_are_marked_and_stop_words_are_not(wordpiece) -> None:
+    part = rows_of(("What is the tea like?", "The tea is hot. Is it?", "hot"))
+    for mark, expected in ((True, ["tea"]), (False, None)):
+        (row,) = encode_spans.encode(part, wordpiece, 64, 20, mark=mark)
+        tokens = wordpiece.convert_ids_to_tokens(row["input_ids"])
+        found = [t for t, k in zip(tokens, row["token_type_ids"], strict=True) if k]
+        of_context = tokens[tokens.index("[SEP]") + 1 : -1]
+        assert found == (of_context if expected is None else expected)
+
+
 def test_an_answer_cut_by_a_window_is_no_label_there(wordpiece) -> None:
     context = " ".join(f"word{i}" for i in range(60)) + " the very end."
     part = rows_of(("Where?", context, "the very end"), ("Who?", context, None))

@@ -245,7 +245,8 @@ for a, b in [(a, b) for a, b in back if a != b][:3]:
 # `encode_spans` gives the usual types. Whoever loads the model has to encode as it was trained.
 
 # %%
-window = checked[0]
+hinted = (w for w in checked if any(w.get("token_type_ids", [])))
+window = next(hinted, checked[0])
 ids, types = window["input_ids"], window.get("token_type_ids", [])
 types = types or [0] * len(ids)
 hints = [
