@@ -43,8 +43,8 @@ def init_weights(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def check_sizes(**sizes: int) -> None:
-    """Every size must be a positive whole number.
+def check_sizes(dropout: float = 0.0, **sizes: int) -> None:
+    """Every size a positive whole number, the width a multiple of the heads, dropout a share.
 
     Raises:
         ModelError: Naming the first that is not.
@@ -52,6 +52,13 @@ def check_sizes(**sizes: int) -> None:
     for name, value in sizes.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ModelError(f"{name}={value!r}.", "Give a whole number of at least 1.")
+    if sizes["width"] % sizes["heads"]:
+        raise ModelError(
+            f"width={sizes['width']} cannot be split into heads={sizes['heads']}.",
+            "Give a width that is a multiple of the heads.",
+        )
+    if not 0 <= dropout < 1:
+        raise ModelError(f"dropout={dropout}.", "It must be at least 0 and below 1.")
 
 
 def check_length(tokens: int, most: int) -> None:

@@ -59,7 +59,7 @@ class DecoderConfig:
     def __post_init__(self) -> None:
         names = ("vocab", "width", "layers", "heads", "kv_heads", "feed_forward", "max_length")
         check_sizes(**{name: getattr(self, name) for name in names})
-        if self.width % self.heads or self.width // self.heads % 2:
+        if self.width // self.heads % 2:
             raise ModelError(
                 f"width={self.width} and heads={self.heads}: a head must have an even width.",
                 "Give a width that is a multiple of twice the heads.",

@@ -55,14 +55,7 @@ class EncoderConfig:
 
     def __post_init__(self) -> None:
         sizes = {k: v for k, v in vars(self).items() if k != "dropout" and v is not None}
-        check_sizes(**sizes)
-        if self.width % self.heads:
-            raise ModelError(
-                f"width={self.width} cannot be split into heads={self.heads}.",
-                "Give a width that is a multiple of the heads.",
-            )
-        if not 0 <= self.dropout < 1:
-            raise ModelError(f"dropout={self.dropout}.", "It must be at least 0 and below 1.")
+        check_sizes(self.dropout, **sizes)
 
 
 class Embeddings(nn.Module):

@@ -52,14 +52,7 @@ class Seq2SeqConfig:
 
     def __post_init__(self) -> None:
         sizes = {f.name: getattr(self, f.name) for f in fields(self)[:7]}
-        check_sizes(**sizes)
-        if self.width % self.heads:
-            raise ModelError(
-                f"width={self.width} cannot be split into heads={self.heads}.",
-                "Give a width that is a multiple of the heads.",
-            )
-        if not 0 <= self.dropout < 1:
-            raise ModelError(f"dropout={self.dropout}.", "It must be at least 0 and below 1.")
+        check_sizes(self.dropout, **sizes)
         for name, token in (("begin", self.begin), ("stop", self.stop)):
             if not 0 <= token < self.vocab:
                 raise ModelError(f"{name}={token} is no id of {self.vocab}.", "Give a token's.")
