@@ -392,7 +392,7 @@ assert never / ids.numel() < 0.01 < right / n
 #
 # A transformer with causal attention (04), trained by the one loop of the course. Before it
 # has learnt anything, each of $V$ tokens is equally likely, and the loss is $\log V$. The
-# dashed line is the n-gram model, which has counted all of the training text.
+# dotted line is the n-gram model, which has counted all of the training text.
 
 # %%
 WINDOW = 256  # characters per piece; pieces of a long text overlap by one token
