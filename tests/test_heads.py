@@ -60,7 +60,7 @@ def test_the_records_are_whole() -> None:
     for run in runs:
         assert np.array(run["validation"]).shape == (len(search.SEEDS), heads.EPOCHS)
         assert len(run["test"]) == len(run["seeds"]) == len(search.SEEDS)
-        assert 0.2 < np.min(run["validation"]) and np.max(run["test"]) < 0.9
+        assert np.min(run["validation"]) > 0.2 and np.max(run["test"]) < 0.9
     assert len({run["torch"] for run in runs}) == 1
 
 
