@@ -237,6 +237,10 @@ def test_options_and_paths(tmp_path):
         dialogues.load("nothing")
     with pytest.raises(CorpusError, match="only the embedded|Only the embedded"):
         dialogues.load(tmp_path, topics=["coding"])
+    with pytest.raises(CorpusError, match="holds no data files"):
+        dialogues.load(tmp_path)
+    write(tmp_path / "test.jsonl", [FORMS["messages"]("a?", "b")])
+    write(tmp_path / "dev.jsonl", [FORMS["messages"]("c?", "d")])
     with pytest.raises(CorpusError, match="has no training file"):
         dialogues.load(tmp_path)
 

@@ -323,7 +323,7 @@ def test_squad_as_the_hub_has_it_is_read(tmp_path) -> None:
 
 
 def test_too_few_contexts_and_missing_files_are_said(tmp_path) -> None:
-    with pytest.raises(CorpusError, match="No questions are left"):
+    with pytest.raises(CorpusError, match="1 different contexts are too few"):
         questions.load(written(tmp_path, one()))
     with pytest.raises(CorpusError, match="no file or folder"):
         questions.load("no-such-file.json")

@@ -284,3 +284,22 @@ def test_display_text_keeps_every_token_in_order() -> None:
     ]
     text = tagged.text_of(tokens)
     assert text == "It costs $3.50,王明said on 2020-01." and np.all([t in text for t in tokens])
+
+
+def test_one_file_under_two_names_is_refused(tmp_path) -> None:
+    """No model is tested on what it was trained on: all kinds of own data share one door."""
+    text = "\n".join(f"{n} O\nAnn B-PER\nlives O\nhere O\n" for n in "abcdefghijkl")
+    for name in ("train.conll", "test.conll"):
+        write(tmp_path, name, text)
+    with pytest.raises(CorpusError, match="test.conll and train.conll are the same file"):
+        tagged.load(tmp_path)
+
+
+def test_a_split_of_another_name_is_not_used_and_said(tmp_path) -> None:
+    rows = {
+        "tokens": [[f"{n}a", "Ann", "lives", f"{n}b"] for n in "abcdefghijklmnopqrst"],
+        "tags": [["O", "B-PER", "O", "O"]] * 20,
+    }
+    parts = {"train": Dataset.from_dict(rows), "extra": Dataset.from_dict(rows)}
+    DatasetDict(parts).save_to_disk(str(tmp_path / "two"))
+    assert "The split 'extra' is not used." in corpora.notes(tagged.load(tmp_path / "two"))

@@ -8,18 +8,20 @@ stay on one side. All rows are held in memory.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sftkit.corpora import dialogues_own, duplicates, split
+from sftkit.corpora import dialogues_own, duplicates, parts, split
 from sftkit.corpora.chat_formats import Message, checked
 from sftkit.corpora.clean import cleaner
 from sftkit.errors import CorpusError
 
 if TYPE_CHECKING:
-    from datasets import DatasetDict
+    from datasets import Dataset, DatasetDict
 
 NAMES = ("dialogues",)
 CLEAN = ("unicode", "control")  # white space stays: answers hold code
@@ -74,26 +76,27 @@ def load(
     Raises:
         CorpusError: With the file, row and turn, and what to do.
     """
-    if limit is not None and (isinstance(limit, bool) or limit < 1):
-        raise CorpusError(f"limit={limit!r}.", "Give a whole number from 1, or None.")
+    parts.check_limit(limit)
     notes: list[str] = []
     if str(name_or_path) in NAMES:
         talks = list(_embedded(topics))
         whole = [talk for talk in talks if all(turn["content"] for turn in talk.messages)]
         if empty := len(talks) - len(whole):
             notes.append(f"{empty:,} conversations with an empty line are left out.")
-        parts = {"train": whole}
+        found = {"train": whole}
     elif topics is not None:
         raise CorpusError(
             f"topics= with data {str(name_or_path)!r}.", "Only the embedded data has topics."
         )
     else:
+        if not str(name_or_path).startswith("hub:"):
+            parts.existing(name_or_path, NAMES)
         read = dialogues_own.read(name_or_path, encoding, drop_malformed, notes)
-        parts = {
+        found = {
             part: [Talk(messages, text, "", place) for messages, text, place in rows]
             for part, rows in read.items()
         }
-    return _finished(parts, str(name_or_path), limit, seed, drop_duplicates, notes)
+    return _finished(found, str(name_or_path), limit, seed, drop_duplicates, notes)
 
 
 def of(
@@ -149,7 +152,7 @@ def _conversations(topic: str, lines: list[str]) -> list[list[str]]:
 
 
 def _finished(
-    parts: dict[str, list[Talk]],
+    found: dict[str, list[Talk]],
     name: str,
     limit: int | None,
     seed: int,
@@ -158,8 +161,8 @@ def _finished(
 ) -> DatasetDict:
     """Clean, drop copies, split, order."""
     clean = cleaner(CLEAN)
-    for part, talks in parts.items():
-        parts[part] = [
+    for part, talks in found.items():
+        found[part] = [
             replace(
                 talk,
                 text=clean(talk.text),
@@ -168,15 +171,25 @@ def _finished(
             for talk in talks
         ]
         if drop_duplicates:
-            parts[part] = _distinct(parts[part], part, notes)
-    groups = _groups(parts)
-    if len(parts) > 1:
-        notes += _leaks_left_out(parts, groups)
-    parts = _split(parts, groups, name, seed, notes)
-    keys = [duplicates.key(talk.whole) for talk in parts["train"]]
-    order = split.nested_order([0] * len(keys), keys, seed, stratify=False)
-    parts["train"] = [parts["train"][at] for at in order[:limit].tolist()]
-    return _dataset(parts, name, notes)
+            found[part] = _distinct(found[part], part, notes)
+    groups = _groups(found)
+    if len(found) < len(split.SPLITS):
+        sizes = Counter(groups["train"]).values()
+        if several := [size for size in sizes if size > 1]:
+            notes.append(
+                f"{sum(several):,} conversations are in {len(several):,} groups "
+                f"that ask or answer alike; the largest has {max(several):,}."
+            )
+    found = parts.finished(
+        found, groups, _whole, notes, what="conversations", share=SHARE, seed=seed,
+        stratum=_topic,
+    )  # fmt: skip
+    chosen = parts.order([talk.whole for talk in found["train"]], limit, seed)
+    found["train"] = [found["train"][at] for at in chosen]
+    raw = not any(talk.messages for talks in found.values() for talk in talks)
+    what = "Texts" if raw else "Conversations"
+    table = partial(_table, raw=raw)
+    return parts.dataset(found, table, what=what, name=name, notes=notes)
 
 
 def _distinct(talks: list[Talk], part: str, notes: list[str]) -> list[Talk]:
@@ -189,8 +202,8 @@ def _distinct(talks: list[Talk], part: str, notes: list[str]) -> list[Talk]:
     return list(seen.values())
 
 
-def _groups(parts: dict[str, list[Talk]]) -> dict[str, list[int]]:
-    """What must stay together, numbered through all parts.
+def _groups(found: dict[str, list[Talk]]) -> dict[str, list[int]]:
+    """What must stay together, numbered through all splits.
 
     Talks are alike when their first questions are, or all that is said, or an answer of at
     least ``duplicates.SHORT`` words. "Yes." answers many questions, so short ones do not count.
@@ -199,7 +212,7 @@ def _groups(parts: dict[str, list[Talk]]) -> dict[str, list[int]]:
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
-    talks = [talk for part in parts.values() for talk in part]
+    talks = [talk for part in found.values() for talk in part]
     texts, owner = [], []
     for number, talk in enumerate(talks):
         answers = [t["content"] for t in talk.messages if t["role"] == "assistant"]
@@ -216,77 +229,23 @@ def _groups(parts: dict[str, list[Talk]]) -> dict[str, list[int]]:
     edges = (np.ones(len(owner), np.int8), (owner, np.asarray(alike) + len(talks)))
     _, component = connected_components(coo_matrix(edges, shape=(size, size)), directed=False)
     flat = component[: len(talks)].tolist()
-    bounds = np.cumsum([0, *(len(part) for part in parts.values())]).tolist()
-    return {name: flat[a:b] for name, a, b in zip(parts, bounds, bounds[1:], strict=False)}
+    bounds = np.cumsum([0, *(len(part) for part in found.values())]).tolist()
+    return {name: flat[a:b] for name, a, b in zip(found, bounds, bounds[1:], strict=False)}
 
 
-def _leaks_left_out(parts: dict[str, list[Talk]], groups: dict[str, list[int]]) -> list[str]:
-    """Leave out of earlier splits what a later one has something alike of; say how many."""
-    notes, taken = [], set[int]()
-    for name in reversed([name for name in split.SPLITS if name in parts]):
-        kept = [at for at, group in enumerate(groups[name]) if group not in taken]
-        if left_out := len(parts[name]) - len(kept):
-            notes.append(f"{name}: {left_out:,} rows like rows of later splits are left out.")
-        taken |= set(groups[name])
-        parts[name] = [parts[name][at] for at in kept]
-        groups[name] = [groups[name][at] for at in kept]
-    return notes
+def _whole(talk: Talk) -> str:
+    return talk.whole
 
 
-def _split(
-    parts: dict[str, list[Talk]],
-    groups: dict[str, list[int]],
-    name: str,
-    seed: int,
-    notes: list[str],
-) -> dict[str, list[Talk]]:
-    """Make the splits that are not given."""
-    import numpy as np
-
-    sides = {"validation": split.VALIDATION, "test": split.TEST}
-    missing = {side: SHARE for part, side in sides.items() if part not in parts}
-    pool, result = parts["train"], dict(parts)
-    if missing:
-        number, size = np.unique(groups["train"], return_counts=True)
-        if len(number) < 10:
-            raise CorpusError(
-                f"{name}: {len(number)} different conversations are too few to make splits of.",
-                "Give at least 10, or a folder with train, validation and test files.",
-            )
-        if (size > 1).any():
-            notes.append(
-                f"{size[size > 1].sum():,} conversations are in {(size > 1).sum():,} groups "
-                f"that ask or answer alike; the largest has {size.max():,}."
-            )
-        topics = sorted({talk.topic for talk in pool})
-        codes = np.array([topics.index(talk.topic) for talk in pool])
-        keys = np.array([duplicates.key(talk.whole) for talk in pool], dtype=np.uint64)
-        chosen = split.carve(codes, np.array(groups["train"]), keys, missing, seed, True)
-        for side, part in enumerate(split.SPLITS):
-            if part == "train" or part not in parts:
-                result[part] = [t for t, at in zip(pool, chosen, strict=True) if at == side]
-    if empty := [part for part in split.SPLITS if not result[part]]:
-        raise CorpusError(
-            f"{name}: no conversations are left for {', '.join(empty)}.",
-            "Too many are alike: add others, or give the splits yourself.",
-        )
-    return result
+def _topic(talk: Talk) -> str:
+    return talk.topic
 
 
-def _dataset(parts: dict[str, list[Talk]], name: str, notes: list[str]) -> DatasetDict:
-    from datasets import Dataset, DatasetDict, Features, List, Value
+def _table(talks: list[Talk], raw: bool) -> Dataset:
+    from datasets import Dataset, Features, List, Value
 
     text = Value("string")
-    raw = not any(talk.messages for part in parts.values() for talk in part)
     kind: Any = text if raw else List({"role": text, "content": text})
-    column = "text" if raw else "messages"
-    features = Features({column: kind, "topic": text, "place": text})
-    counts = ", ".join(f"{part} {len(parts[part]):,}" for part in split.SPLITS)
-    what = "Texts" if raw else "Conversations"
-    about = {"name": name, "options": {}, "notes": [f"{what}: {counts}.", *notes]}
-    data = DatasetDict()
-    for part in split.SPLITS:
-        columns = {field: [getattr(t, field) for t in parts[part]] for field in features}
-        data[part] = Dataset.from_dict(columns, features=features)
-        data[part].info.description = json.dumps(about, ensure_ascii=False)
-    return data
+    features = Features({"text" if raw else "messages": kind, "topic": text, "place": text})
+    columns = {field: [getattr(talk, field) for talk in talks] for field in features}
+    return Dataset.from_dict(columns, features=features)

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from sftkit.corpora import parts
 from sftkit.corpora.chat_formats import Form, Message, columns_of, find_form, turns
-from sftkit.corpora.own import _SPLIT_NAMES, _STEM, _hub_error, _kind, _unit
+from sftkit.corpora.own import _kind, _unit
 from sftkit.corpora.readers import READERS, _json_items, read_dataset
 from sftkit.corpora.source import Batch
 from sftkit.errors import CorpusError
@@ -24,22 +25,14 @@ def read(
     Raises:
         CorpusError: With the file, row and turn, and what to do.
     """
-    name, path = str(name_or_path), Path(name_or_path).expanduser()
     drop = _Dropped(drop_malformed, notes)
-    if name.startswith("hub:"):
-        return _from_dict(name, _hub(name), drop)
-    if (path / "dataset_dict.json").is_file():
-        from datasets import load_from_disk
-
-        return _from_dict(path.name, load_from_disk(str(path)), drop)
-    if path.is_dir():
-        return _folder(path, encoding, drop)
-    if not path.exists():
-        raise CorpusError(
-            f"There are no conversations and no file or folder {name!r}.",
-            "Embedded are 'dialogues'. A data set of the Hub is 'hub:ID'.",
-        )
-    return {"train": _file(path, encoding, drop)}
+    return parts.read(
+        name_or_path,
+        (".jsonl", ".json", ".csv", ".tsv", ".parquet"),
+        lambda file: _file(file, encoding, drop),
+        lambda table, where: _of_table(table, where, drop),
+        notes=notes,
+    )
 
 
 class _Dropped:
@@ -108,43 +101,7 @@ def _column_names(path: Path, encoding: str) -> Iterator[str]:
         yield from max(choices, key=len)
 
 
-def _folder(path: Path, encoding: str, drop: _Dropped) -> dict[str, list[Row]]:
-    parts: dict[str, list[Row]] = {}
-    for file in sorted(path.iterdir()):
-        named = _STEM.match(file.stem)
-        if named and file.suffix.lower() in (".jsonl", ".json", ".csv", ".tsv", ".parquet"):
-            part = _SPLIT_NAMES[named[1].lower()]
-            parts.setdefault(part, []).extend(_file(file, encoding, drop))
-    if "train" not in parts:
-        raise CorpusError(
-            f"The folder {path.name} has no training file.",
-            "Name it train.jsonl (or .csv, .parquet).",
-        )
-    return parts
-
-
-def _hub(name: str) -> Any:
-    from datasets import DatasetDict, load_dataset
-
-    ident, _, config = name.removeprefix("hub:").partition(":")
-    try:
-        loaded = load_dataset(f"hf://datasets/{ident}", config or None)
-    except Exception as error:  # many kinds, from several libraries
-        raise _hub_error(ident, config, error) from error
-    return loaded if isinstance(loaded, DatasetDict) else {"train": loaded}
-
-
-def _from_dict(name: str, loaded: Any, drop: _Dropped) -> dict[str, list[Row]]:
-    parts: dict[str, list[Row]] = {}
-    for given, data in loaded.items():
-        part = _SPLIT_NAMES.get(str(given).lower())
-        if part is None:
-            drop.notes.append(f"The split {given!r} is not used.")
-            continue
-        where = f"{name} ({given})"
-        form = find_form(data.column_names, where)
-        columns = columns_of(form, data.column_names, "utf-8")
-        parts[part] = drop.rows(form, read_dataset(data, columns, where), where, "row")
-    if "train" not in parts:
-        raise CorpusError(f"{name} has no training split.", f"It has {', '.join(loaded)}.")
-    return parts
+def _of_table(data: Any, where: str, drop: _Dropped) -> list[Row]:
+    form = find_form(data.column_names, where)
+    columns = columns_of(form, data.column_names, "utf-8")
+    return drop.rows(form, read_dataset(data, columns, where), where, "row")

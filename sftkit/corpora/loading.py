@@ -209,7 +209,8 @@ def _write(source: Source, options: Options, folder: Path) -> None:
 
 def _code() -> str:
     """A hash of this package's sources: prepared data does not outlive the code it is from."""
-    files = sorted(Path(__file__).parent.glob("*.py"))
+    here = Path(__file__).parent
+    files = sorted([*here.glob("*.py"), *here.glob("*.toml")])
     return sha256_text("\n".join(file.read_text(encoding="utf-8") for file in files))
 
 

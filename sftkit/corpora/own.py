@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,15 @@ def open_hub(name: str, columns: Columns) -> Source:
         name: ``ID`` or ``ID:CONFIGURATION``, without ``hub:``.
         columns: The columns to read.
     """
+    return _from_dict(f"hub:{name}", load_hub(name), columns)
+
+
+def load_hub(name: str) -> Any:
+    """A ``DatasetDict`` of the Hub, by ``ID`` or ``ID:CONFIGURATION``.
+
+    Raises:
+        CorpusError: It does not exist, or the Hub cannot be reached.
+    """
     from datasets import DatasetDict, load_dataset
 
     ident, _, config = name.partition(":")
@@ -50,9 +59,12 @@ def open_hub(name: str, columns: Columns) -> Source:
         loaded = load_dataset(f"hf://datasets/{ident}", config or None)
     except Exception as error:  # many kinds, from several libraries
         raise _hub_error(ident, config, error) from error
-    if not isinstance(loaded, DatasetDict):
-        loaded = DatasetDict({"train": loaded})
-    return _from_dict(f"hub:{name}", loaded, columns)
+    return loaded if isinstance(loaded, DatasetDict) else DatasetDict({"train": loaded})
+
+
+def split_name(name: str) -> str | None:
+    """The split that a name such as ``dev`` stands for; None: none."""
+    return _SPLIT_NAMES.get(name.lower())
 
 
 def _read(path: Path, columns: Columns, notes: list[str]) -> Iterator[Batch]:
@@ -73,35 +85,47 @@ def _unit(path: Path) -> str:
     return "line" if _kind(path) == "json" else "row"
 
 
-def _folder(path: Path, columns: Columns) -> Source:
-    """A folder with files named after the splits, or with one file."""
+def named_files(path: Path, kinds: Collection[str], notes: list[str]) -> dict[str, list[Path]]:
+    """The files of a folder by the splits that they are named after.
+
+    Args:
+        kinds: Endings that are read, the usual one first.
+        notes: Receives a line about files that are not read.
+
+    Returns:
+        With ``train``; a file that is alone may have any name.
+
+    Raises:
+        CorpusError: There is no training file, or two files contradict each other.
+    """
     files = sorted(
         file
         for file in path.iterdir()
-        if file.is_file() and file.suffix.lower() in KINDS and not file.name.startswith(".")
+        if file.is_file() and file.suffix.lower() in kinds and not file.name.startswith(".")
     )
     if not files:
         held = sorted(file.name for file in path.iterdir())[:10]
+        usual = next(iter(kinds))
         raise CorpusError(
             f"The folder {path.name} holds no data files.",
-            f"It needs files such as train.csv and test.csv ({', '.join(KINDS)}), or what "
-            f"DatasetDict.save_to_disk wrote. It holds: {', '.join(held) or 'nothing'}.",
+            f"It needs files such as train{usual} and test{usual} ({', '.join(kinds)}), or "
+            f"what DatasetDict.save_to_disk wrote. It holds: {', '.join(held) or 'nothing'}.",
         )
     found: dict[str, list[Path]] = {}
     for file in files:
         if named := _STEM.match(file.stem):
             found.setdefault(_SPLIT_NAMES[named[1].lower()], []).append(file)
+    if not found and len(files) == 1:
+        return {"train": files}
     if "train" not in found:
-        if not found and len(files) == 1:
-            return open_path(files[0], columns)
+        usual, *others = kinds
         raise CorpusError(
             f"The folder {path.name} has no training file.",
-            "Name it train.csv (or .tsv, .jsonl, .parquet). It holds: "
+            f"Name it train{usual} (or {', '.join(others)}). It holds: "
             f"{', '.join(file.name for file in files[:10])}.",
         )
-    notes: list[str] = []
-    if others := [file.name for file in files if not _STEM.match(file.stem)]:
-        notes.append(f"Not read, because their names name no split: {', '.join(others)}.")
+    if unread := [file.name for file in files if not _STEM.match(file.stem)]:
+        notes.append(f"Not read, because their names name no split: {', '.join(unread)}.")
     for name, several in found.items():
         if len({file.suffix.lower() for file in several}) > 1 or (
             len(several) > 1 and not all(re.search(r"\d", file.stem) for file in several)
@@ -111,8 +135,15 @@ def _folder(path: Path, columns: Columns) -> Source:
                 f"{', '.join(file.name for file in several)}.",
                 "Keep one, or number them (train-1.csv, train-2.csv) if they belong together.",
             )
+    _refuse_same(path, found)
+    return found
+
+
+def _folder(path: Path, columns: Columns) -> Source:
+    """A folder with files named after the splits, or with one file."""
+    notes: list[str] = []
+    found = named_files(path, tuple(KINDS), notes)
     hashes = {file.name: sha256(file) for several in found.values() for file in several}
-    _refuse_same(path, found, hashes)
     parts = {}
     for name in ("train", "validation", "test"):
         if several := found.get(name, []):
@@ -129,11 +160,11 @@ def _read_all(files: list[Path], columns: Columns, notes: list[str]) -> Iterator
         yield from _read(file, columns, notes)
 
 
-def _refuse_same(path: Path, found: dict[str, list[Path]], hashes: dict[str, str]) -> None:
+def _refuse_same(path: Path, found: dict[str, list[Path]]) -> None:
     owner: dict[str, Path] = {}
     for several in found.values():
         for file in several:
-            twin = owner.setdefault(hashes[file.name], file)
+            twin = owner.setdefault(sha256(file), file)
             if twin is not file:
                 raise CorpusError(
                     f"{path.name}: {twin.name} and {file.name} are the same file.",
@@ -143,6 +174,15 @@ def _refuse_same(path: Path, found: dict[str, list[Path]], hashes: dict[str, str
 
 
 def _on_disk(path: Path, columns: Columns) -> Source:
+    return _from_dict(path.name, load_disk(path), columns)
+
+
+def load_disk(path: Path) -> Any:
+    """What ``save_to_disk`` wrote, as a ``DatasetDict``; a single table is its split ``all``.
+
+    Raises:
+        CorpusError: It cannot be read.
+    """
     from datasets import Dataset, DatasetDict, load_from_disk
 
     try:
@@ -152,16 +192,14 @@ def _on_disk(path: Path, columns: Columns) -> Source:
             f"The folder {path.name} cannot be read as a data set: {_line(error)}",
             "Write it again with DatasetDict.save_to_disk.",
         ) from error
-    if isinstance(loaded, Dataset):
-        loaded = DatasetDict({"all": loaded})
-    return _from_dict(path.name, loaded, columns)
+    return DatasetDict({"all": loaded}) if isinstance(loaded, Dataset) else loaded
 
 
 def _from_dict(name: str, loaded: Any, columns: Columns) -> Source:
     splits: dict[str, Any] = {}
     notes: list[str] = []
     for given, dataset in loaded.items():
-        named = _SPLIT_NAMES.get(given.lower())
+        named = split_name(given)
         if named is None and given != "all":
             notes.append(f"The split {given!r} is not used.")
         elif named or len(loaded) == 1:

