@@ -31,7 +31,6 @@ def questions(
     *,
     others: float = 1.0,
     seed: int = 0,
-    mark: bool = True,
 ) -> DatasetDict:
     """Encode all splits.
 
@@ -45,9 +44,6 @@ def questions(
             teach the same. A question that has no answer keeps at least one window. Other
             splits keep all.
         seed: Which of them are kept.
-        mark: Use token types to mark context tokens that the question has too, stop words and
-            signs apart, where the model has token types: the exact-match feature of Chen et
-            al. (2017, DrQA). All others get type 0. False: question 0, context 1, as usual.
 
     Raises:
         EncodeError: With split and row: an answer that is not at its place, a question so long
@@ -61,7 +57,7 @@ def questions(
         {
             split: encode(
                 part, tokenizer, max_length, overlap, others if split == "train" else 1.0,
-                seed, split, mark,
+                seed, split,
             )
             for split, part in data.items()
         }
@@ -76,7 +72,6 @@ def encode(
     others: float = 1.0,
     seed: int = 0,
     name: str = "rows",
-    mark: bool = True,
 ) -> Dataset:
     """Encode one split; ``part`` may also be a dictionary of columns without answers."""
     import numpy as np
@@ -101,7 +96,6 @@ def encode(
     columns: dict[str, list[Any]] = {k: [] for k in ("input_ids", "labels", "row", "cut")}
     typed = "token_type_ids" in tokenizer.model_input_names
     columns |= {"token_type_ids": [], "offsets": []} if typed else {"offsets": []}
-    plain = _plain_tokens(tokenizer) if mark else frozenset()
     owners = found["overflow_to_sample_mapping"]
     counts = np.bincount(owners, minlength=len(asked))
     spared = [int(dice.integers(n)) for n in counts]  # kept of a question without an answer
@@ -122,10 +116,7 @@ def encode(
         columns["row"].append(row)
         columns["cut"].append(bool(counts[row] > 1))
         if typed:
-            ids = np.array(found["input_ids"][at])
-            shared = np.isin(ids, [i for i in ids[~of_context] if i not in plain])
-            types = of_context & shared if mark else of_context
-            columns["token_type_ids"].append(types.astype(int).tolist())
+            columns["token_type_ids"].append(found["token_type_ids"][at])
         columns["offsets"].append(offsets.ravel().tolist())
     return Dataset.from_dict(columns)
 
@@ -151,16 +142,6 @@ def token_span(offsets: Any, start: int, end: int) -> tuple[int, int] | None:
     if begins[first] > start or ends[last] < end:
         return None
     return int(inside[first]), int(inside[last])
-
-
-def _plain_tokens(tokenizer: Any) -> frozenset[int]:
-    """Tokens that say nothing when they match: special ones, signs, stop words."""
-    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
-
-    words = tokenizer.get_vocab().items()
-    signs = {number for word, number in words if not any(c.isalnum() for c in word)}
-    stops = {number for word, number in words if word.lower() in ENGLISH_STOP_WORDS}
-    return frozenset(signs | stops | set(tokenizer.all_special_ids))
 
 
 def _check(

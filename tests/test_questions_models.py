@@ -85,14 +85,14 @@ def test_token_spans_agree_with_a_search_over_tokens(data) -> None:
     assert encode_spans.token_span(offsets, start, end) == expected
 
 
-def test_shared_words_are_marked_and_stop_words_are_not(wordpiece) -> None:
-    part = rows_of(("What is the tea like?", "The tea is hot. Is it?", "hot"))
-    for mark, expected in ((True, ["tea"]), (False, None)):
-        (row,) = encode_spans.encode(part, wordpiece, 64, 20, mark=mark)
-        tokens = wordpiece.convert_ids_to_tokens(row["input_ids"])
-        found = [t for t, k in zip(tokens, row["token_type_ids"], strict=True) if k]
-        of_context = tokens[tokens.index("[SEP]") + 1 : -1]
-        assert found == (of_context if expected is None else expected)
+def test_a_window_is_what_the_plain_tokenizer_gives(wordpiece) -> None:
+    """Who loads a saved reader need not know of this package: no input is special."""
+    question, context = "What is the tea like?", "The tea is hot. Is it?"
+    (row,) = encode_spans.encode(rows_of((question, context, "hot")), wordpiece, 64, 20)
+    plain = wordpiece(question, context)
+    assert plain["token_type_ids"][-2:] == [1, 1]
+    for name in ("input_ids", "token_type_ids"):
+        assert row[name] == plain[name]
 
 
 def test_an_answer_cut_by_a_window_is_no_label_there(wordpiece) -> None:

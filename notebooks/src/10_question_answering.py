@@ -238,26 +238,6 @@ for a, b in [(a, b) for a, b in back if a != b][:3]:
     print("  token:", repr(a[:50]), " answer:", repr(b[:50]))
 
 # %% [markdown]
-# **A hint in the input.** BERT adds one of two learnt vectors to each token, its **token type**:
-# question or context. Here type 1 marks the context tokens that the question has too, stop
-# words and signs apart (the exact-match feature of Chen et al. 2017). To find a named
-# parameter the model need not first learn to compare tokens. `mark=False` in
-# `encode_spans` gives the usual types. Whoever loads the model has to encode as it was trained.
-
-# %%
-hinted = (w for w in checked if any(w.get("token_type_ids", [])))
-window = next(hinted, checked[0])
-ids, types = window["input_ids"], window.get("token_type_ids", [])
-types = types or [0] * len(ids)
-hints = [
-    t
-    for t, kind in zip(tokenizer.convert_ids_to_tokens(ids), types, strict=True)
-    if kind
-]
-print(test[window["row"]]["question"])
-print("marked in its first window:", ", ".join(hints) or "nothing")
-
-# %% [markdown]
 # ## 3. The head and its loss
 #
 # The head is one linear layer: for each token a score $s_i$ to begin and a score $e_j$ to end
@@ -466,9 +446,8 @@ reports = {
 # ## 7. Fine-tuning
 #
 # The encoder was pretrained to give good sentence means (MiniLM), and has never pointed at
-# anything: it takes thousands of steps to learn that, and this run has a few hundred. Watch
-# the loss at the end; where it still falls, more questions or passes would help (`limit`,
-# `epochs`). Its word embeddings stay as they are: they are half of the parameters, and a few
+# anything. Watch the loss at the end; where it still falls, more questions or passes would
+# help (`limit`, `epochs`). Its word embeddings stay as they are: they are half of the parameters, and a few
 # thousand questions see few of the words. The new head learns faster than the rest. For
 # comparison, the same architecture starts from random weights, with fewer questions here; the
 # table of records below has equal data.
@@ -506,7 +485,8 @@ train_reader(FINE, reader, encoded["train"], "fine-tuning")
 losses = models_by_name[FINE][1].losses
 tenth = max(1, len(losses) // 10)
 start_loss, end_loss = np.mean(losses[:tenth]), np.mean(losses[-tenth:])
-print(f"loss of the first tenth {start_loss:.2f}, of the last {end_loss:.2f} nats")
+print(f"{len(losses):,} steps; loss of the first tenth {start_loss:.2f} nats, ", end="")
+print(f"of the last {end_loss:.2f}")
 
 # %%
 SCRATCH = "from scratch"
@@ -808,12 +788,12 @@ if few:
     )
 
 # %% [markdown]
-# So few questions give no more than an impression. That the encoder was trained on questions of
-# this kind, and the chat model was not, is the larger part of the difference.
+# So few questions give no more than an impression. And it is no fair race: the encoder was
+# trained on questions of this kind, the chat model was not.
 #
 # ## 12. Take it with you
 #
-# The model is an ordinary transformers folder. (transformers 5 has no pipeline for question
+# The model is an ordinary transformers folder, and reads what its tokenizer gives. (transformers 5 has no pipeline for question
 # answering any more, so the Auto class and our own `reading.read` take its place.)
 
 # %%
@@ -1028,7 +1008,7 @@ window_exercise(cut_windows_solution)
 # - Windows and offsets can go wrong in silence. Decode the labels and look.
 # - Start and end are chosen together, and margins over "no answer" compare windows.
 # - Rules are hard to beat where the question names its answer's place. Where it does not,
-#   they have nothing to go by; a reader has to learn that, and it takes many questions.
+#   they know little, and a reader has something to learn.
 # - Wordings and libraries that were never trained on: the split says what a score means.
 #
 # ## Where to go next
