@@ -221,22 +221,20 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, help="begin no run after so many")
     parser.add_argument("--model", nargs="*", choices=[BASELINE, *MODELS], help="only these")
     options = parser.parse_args(arguments)
-    begin, runs = time.monotonic(), campaign.read_records(RECORDS)
+    runs = campaign.read_records(RECORDS)
     todo = missing(runs, options.model)
-    minutes = sum(estimate(job, runs) for job in todo) / 60
-    print(f"{len(todo)} of {len(jobs())} runs to do, about {minutes:.0f} minutes of one core")
-    for job in todo:
-        plan = f"{job['group']:6}  {job['model']:28} {job['sentences']:>5,}  seed {job['seed']}"
-        plan += f"  lr {job['lr']:g}" if "lr" in job else ""
-        if options.dry_run:
-            print(f"{plan}  about {estimate(job, runs):.0f} s")
-            continue
-        if options.minutes is not None and time.monotonic() - begin > 60 * options.minutes:
-            print(f"{options.minutes:g} minutes are over")
-            return
-        done = one_job(job, campaign.read_records(RECORDS))
-        keep_run(done)
-        print(f"{time.strftime('%H:%M')}  {plan}  F1 {100 * done['f1'][0]:.1f}", flush=True)
+    campaign.in_turn(todo, _done, _line, lambda job: estimate(job, runs), options, len(jobs()))
+
+
+def _line(job: dict[str, Any]) -> str:
+    line = f"{job['group']:6}  {job['model']:28} {job['sentences']:>5,}  seed {job['seed']}"
+    return line + (f"  lr {job['lr']:g}" if "lr" in job else "")
+
+
+def _done(job: dict[str, Any]) -> str:
+    record = one_job(job, campaign.read_records(RECORDS))
+    keep_run(record)
+    return f"F1 {100 * record['f1'][0]:.1f}"
 
 
 if __name__ == "__main__":

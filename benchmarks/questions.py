@@ -143,23 +143,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print the plan only")
     parser.add_argument("--minutes", type=float, help="begin no run after so many")
     options = parser.parse_args(arguments)
-    begin, runs = time.monotonic(), campaign.read_records(RECORDS)
+    runs = campaign.read_records(RECORDS)
     todo = missing(runs, corpus_hash())
-    minutes = sum(estimate(job, runs) for job in todo) / 60
-    print(f"{len(todo)} of {len(jobs())} runs to do, about {minutes:.0f} minutes of one core")
-    for job in todo:
-        plan = f"{job['model']:14} {job['questions']:>6,} questions  seed {job['seed']}"
-        if options.dry_run:
-            print(f"{plan}  about {estimate(job, runs):.0f} s")
-            continue
-        if options.minutes is not None and time.monotonic() - begin > 60 * options.minutes:
-            print(f"{options.minutes:g} minutes are over")
-            return
-        done = one_job(job)
-        campaign.keep_run(RECORDS, done, jobs())
-        f1, unnamed = (100 * done[k][0] for k in ("f1", "unnamed"))
-        print(f"{time.strftime('%H:%M')}  {plan}  F1 {f1:.1f}, names nothing {unnamed:.1f}")
-        sys.stdout.flush()
+    campaign.in_turn(todo, _done, _line, lambda job: estimate(job, runs), options, len(jobs()))
+
+
+def _line(job: dict[str, Any]) -> str:
+    return f"{job['model']:14} {job['questions']:>6,} questions  seed {job['seed']}"
+
+
+def _done(job: dict[str, Any]) -> str:
+    record = one_job(job)
+    campaign.keep_run(RECORDS, record, jobs())
+    return f"F1 {100 * record['f1'][0]:.1f}, names nothing {100 * record['unnamed'][0]:.1f}"
 
 
 if __name__ == "__main__":

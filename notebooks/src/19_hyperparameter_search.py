@@ -1115,7 +1115,8 @@ runs_exercise(runs_needed_solution)
 #
 # ## Summary
 #
-# - Few hyper-parameters matter; a random search spends every run on a new value of each.
+# - Where few hyper-parameters matter, as here, a random search spends every run on a new
+#   value of each.
 # - Differences between searches may be smaller than the noise of one run: give an interval.
 # - Learning rate and batch size are chosen together. A rule gives a start, not an answer.
 # - The best of $n$ noisy scores is too high by up to $\sigma\sqrt{2\log n}$. Report a winner's

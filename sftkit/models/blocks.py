@@ -43,18 +43,18 @@ def init_weights(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def check_sizes(dropout: float = 0.0, **sizes: int) -> None:
+def check_sizes(*, width: int, heads: int, dropout: float = 0.0, **others: int) -> None:
     """Every size a positive whole number, the width a multiple of the heads, dropout a share.
 
     Raises:
         ModelError: Naming the first that is not.
     """
-    for name, value in sizes.items():
+    for name, value in {"width": width, "heads": heads, **others}.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ModelError(f"{name}={value!r}.", "Give a whole number of at least 1.")
-    if sizes["width"] % sizes["heads"]:
+    if width % heads:
         raise ModelError(
-            f"width={sizes['width']} cannot be split into heads={sizes['heads']}.",
+            f"width={width} cannot be split into heads={heads}.",
             "Give a width that is a multiple of the heads.",
         )
     if not 0 <= dropout < 1:

@@ -54,8 +54,7 @@ class EncoderConfig:
     classes: int | None = None
 
     def __post_init__(self) -> None:
-        sizes = {k: v for k, v in vars(self).items() if k != "dropout" and v is not None}
-        check_sizes(self.dropout, **sizes)
+        check_sizes(**{name: value for name, value in vars(self).items() if value is not None})
 
 
 class Embeddings(nn.Module):

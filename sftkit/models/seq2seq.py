@@ -52,7 +52,7 @@ class Seq2SeqConfig:
 
     def __post_init__(self) -> None:
         sizes = {f.name: getattr(self, f.name) for f in fields(self)[:7]}
-        check_sizes(self.dropout, **sizes)
+        check_sizes(dropout=self.dropout, **sizes)
         for name, token in (("begin", self.begin), ("stop", self.stop)):
             if not 0 <= token < self.vocab:
                 raise ModelError(f"{name}={token} is no id of {self.vocab}.", "Give a token's.")
