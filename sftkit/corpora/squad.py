@@ -96,7 +96,8 @@ def read(path: str | Path, encoding: str = "utf-8") -> list[Item]:
         ) from error
     except json.JSONDecodeError as error:
         raise CorpusError(
-            f"{path.name}, line {error.lineno}: not JSON ({error.msg}).", "Mend the file."
+            f"{path.name}, line {error.lineno}: not JSON ({error.msg}).",
+            "Questions come in SQuAD's form, as in data/examples/questions.json.",
         ) from error
     items: list[Item] = []
     try:
