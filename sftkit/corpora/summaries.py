@@ -13,7 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sftkit.corpora import docstrings, duplicates, parts, split
+from sftkit.corpora import docstrings, duplicates, parts, split, summaries_own
 from sftkit.corpora.summary_texts import Summarized, of_docstring
 
 if TYPE_CHECKING:
@@ -25,32 +25,71 @@ LIBRARIES = {
     "validation": ("matplotlib", "optuna"),
     "test": ("sklearn", "pandas"),
 }
+SHARE = 0.15  # of the user's texts for validation, and again for test
 
 
 def load(
-    name_or_path: str | Path = NAME, *, limit: int | None = None, seed: int = 0
+    name_or_path: str | Path = NAME,
+    *,
+    text: str = "text",
+    summary: str = "summary",
+    limit: int | None = None,
+    seed: int = 0,
+    encoding: str = "utf-8",
 ) -> DatasetDict:
     """Texts with summaries, split so that no near-copy of a test text is trained on.
 
     Args:
-        name_or_path: ``docstring-summaries``.
+        name_or_path: ``docstring-summaries``; a CSV, TSV, JSONL or Parquet file; a folder of
+            such files named after the splits; a ``DatasetDict`` on disk or
+            ``hub:ID[:CONFIGURATION]``.
+        text, summary: Columns of the user's own data.
         limit: Training texts. A smaller limit gives a part of a larger one.
-        seed: Which training texts a limit takes.
+        seed: Which training texts a limit takes; for one file also which go where.
+        encoding: Of files.
 
     Returns:
         Splits ``train``, ``validation`` and ``test`` with the columns of
         `summary_texts.Summarized`. `corpora.notes` tells what was done.
 
     Raises:
-        CorpusError: With what is wrong, and what to do.
+        CorpusError: With the file and row, and what to do.
     """
     parts.check_limit(limit)
-    parts_of = [library for names in LIBRARIES.values() for library in names]
-    versions = {library: docstrings.version(library) for library in parts_of}
-    data = parts.cached("summaries", (str(name_or_path), versions), _embedded)
-    keys = [f"{row['title']} {row['summary']}" for row in data["train"]]
+    name = str(name_or_path)
+    own = name != NAME  # the splits of ours are fixed
+    options = (text, summary, encoding, seed) if own else ()
+    made_from = (name, _identity(name_or_path), *options)
+    data = parts.cached(
+        "summaries",
+        made_from,
+        (lambda: _own(name_or_path, text, summary, seed, encoding)) if own else _embedded,
+    )
+    keys = [f"{row['title']} {row['summary']} {row['text']}" for row in data["train"]]
     data["train"] = data["train"].select(parts.order(keys, limit, seed))
     return data
+
+
+def _identity(name_or_path: str | Path) -> dict[str, str]:
+    if str(name_or_path) != NAME:
+        return parts.identity(name_or_path, (NAME,))
+    every = [library for names in LIBRARIES.values() for library in names]
+    return {library: docstrings.version(library) for library in every}
+
+
+def _own(
+    name_or_path: str | Path, text: str, summary: str, seed: int, encoding: str
+) -> DatasetDict:
+    notes: list[str] = []
+    found = summaries_own.read(name_or_path, text, summary, encoding, notes)
+    groups = parts.near_copies(found, _text)
+    found = parts.finished(found, groups, _text, notes, what="texts", share=SHARE, seed=seed)
+    name = str(name_or_path)
+    return parts.dataset(found, from_rows, what="Texts with summaries", name=name, notes=notes)
+
+
+def _text(row: Summarized) -> str:
+    return row.text
 
 
 def _embedded() -> DatasetDict:
@@ -65,10 +104,8 @@ def _embedded() -> DatasetDict:
             f"{name}: {said}; {len(docs):,} docstrings, {len(made):,} with a summary and a "
             f"text, {len(found[name]):,} different ones."
         )
-    groups = parts.near_copies(found, lambda row: row.text)
-    found = parts.finished(
-        found, groups, lambda row: row.text, notes, what="texts", share=0.0, seed=0
-    )
+    groups = parts.near_copies(found, _text)
+    found = parts.finished(found, groups, _text, notes, what="texts", share=SHARE, seed=0)
     later: set[str] = set()
     for name in reversed(split.SPLITS):
         kept = [row for row in found[name] if duplicates.normal_form(row.summary) not in later]
