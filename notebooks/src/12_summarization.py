@@ -68,6 +68,8 @@ from sftkit.batches_denoising import DenoisingBatches
 from sftkit.corpora import summaries
 from sftkit.course import committed_records, record
 from sftkit.evaluate import mean_interval, summarizing
+
+# %%
 from sftkit.evaluate.answers import ask
 from sftkit.evaluate.summary_baselines import (
     lead,
@@ -689,7 +691,7 @@ unknown = [
 show.table(
     unknown[:6] or [("none", "", "")],
     ("the fine-tuned model wrote", "not in the text", "of"),
-    f"{len(unknown)} of {len(chosen)} lines have a name or number that is not in the text",
+    f"{len(unknown)} of {len(chosen)} lines have a name that is not in the text",
 )
 
 # %% [markdown]
