@@ -147,6 +147,13 @@ def test_every_form_in_every_kind_of_file(tmp_path, form, kind):
     assert sorted(map(repr, found)) == sorted(repr(turns(q, a)) for q, a in PAIRS)
 
 
+def test_a_wrong_encoding_is_told_with_its_line(tmp_path):
+    path = tmp_path / "talks.csv"
+    path.write_bytes("prompt,completion\nwhere?,in the caf\u00e9\n".encode("latin-1"))
+    with pytest.raises(CorpusError, match="line 2"):
+        dialogues.load(path)
+
+
 def test_input_system_and_raw_text(tmp_path):
     rows = [
         {"system": "be brief", "instruction": q, "input": "of 3" if at else "", "output": a}

@@ -10,6 +10,7 @@ from typing import Any
 from sftkit.corpora import parts
 from sftkit.corpora.chat_formats import Form, Message, columns_of, find_form, turns
 from sftkit.corpora.own import _kind, _unit
+from sftkit.corpora.places import bad_encoding, check_bytes, plain
 from sftkit.corpora.readers import READERS, _json_items, read_dataset
 from sftkit.corpora.source import Batch
 from sftkit.errors import CorpusError
@@ -95,8 +96,13 @@ def _column_names(path: Path, encoding: str) -> Iterator[str]:
             seen |= set(item) if isinstance(item, dict) else set()
         yield from sorted(seen)
     else:
-        with open(path, encoding="utf-8-sig" if encoding == "utf-8" else encoding) as stream:
-            header = stream.readline(100_000).strip("\r\n")
+        check_bytes(path, encoding)
+        name = "utf-8-sig" if plain(encoding) == "utf8" else encoding
+        try:
+            with open(path, encoding=name) as stream:
+                header = stream.readline(100_000).strip("\r\n")
+        except UnicodeDecodeError as error:
+            raise bad_encoding(path, name) from error
         choices = [next(csv.reader([header], delimiter=mark), []) for mark in ",;\t"]
         yield from max(choices, key=len)
 

@@ -1,0 +1,188 @@
+"""Summaries of documentation over seeds: the runs behind notebook 12's last table.
+
+    python benchmarks/summaries.py --dry-run      # what is missing, and how long
+    python benchmarks/summaries.py                # all of it
+    python benchmarks/summaries.py --minutes 30   # begin no run after half an hour
+
+It may be interrupted at any time: a finished run is in the records. A record counts until the
+texts change. The recipes are those of the notebook, on more test texts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import campaign  # noqa: E402
+
+RECORDS = ROOT / "benchmarks" / "records" / "summaries.json"
+SCRATCH, DENOISED = "encoder-decoder, from scratch", "encoder-decoder, denoised first"
+TUNED, ZERO = "language model, fine-tuned", "language model, as it is"
+SEEDS = (0, 1, 2)
+TESTED = {SCRATCH: 600, DENOISED: 600, TUNED: 200, ZERO: 200}  # test texts
+LENGTH, TARGET, VOCABULARY, WIDTH, LAYERS, BATCH = 96, 32, 6_000, 160, 2, 16
+EPOCHS, LR = 2.0, 1e-3  # of the encoder-decoders, on pairs
+CHAT_ROWS, CHAT_LR, RANK = 200, 1e-3, 16
+ASK = "Write the first line of the docstring that goes on like this:\n\n"
+SECONDS = {SCRATCH: 260.0, DENOISED: 400.0, TUNED: 500.0, ZERO: 200.0}  # of one core
+
+
+def jobs() -> list[dict[str, Any]]:
+    """All runs, by seed; the untrained model has none to vary."""
+    trained = [{"model": m, "seed": s} for s in SEEDS for m in (SCRATCH, DENOISED, TUNED)]
+    return [{"model": ZERO, "seed": 0}, *trained]
+
+
+@lru_cache(maxsize=1)
+def corpus() -> Any:
+    """All pairs."""
+    from sftkit.corpora import summaries
+
+    return summaries.load()
+
+
+@lru_cache(maxsize=1)
+def corpus_hash() -> str:
+    """Of all test texts and summaries."""
+    from sftkit.files import sha256_text
+
+    part = corpus()["test"]
+    return sha256_text(str([list(part[name]) for name in ("text", "summary")]))[:16]
+
+
+def tested(rows: int) -> Any:
+    """Test texts, evenly spaced."""
+    import numpy as np
+
+    part = corpus()["test"]
+    return part.select(np.unique(np.linspace(0, len(part) - 1, rows).astype(int)))
+
+
+def one_job(job: dict[str, Any]) -> dict[str, Any]:
+    """Run a job; what is recorded of it."""
+    from sftkit.evaluate import summarizing
+
+    begin = time.process_time()
+    test = tested(TESTED[job["model"]])
+    write = _by_pairs if job["model"] in (SCRATCH, DENOISED) else _by_chat
+    lines = write(job, list(test["text"]))
+    groups = [title.rpartition(".")[0] for title in test["title"]]
+    report = summarizing.summary_report(lines, test["summary"], test["text"], groups)
+    measures = report.as_metrics()
+    return {
+        "job": job,
+        "command": "python benchmarks/summaries.py",
+        "rougeL": measures["rougeL"]["value"] / 100,
+        "measures": measures,
+        "first_lines": lines[:5],
+        "corpus": corpus_hash(),
+        "processor_seconds": round(time.process_time() - begin, 1),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def _by_pairs(job: dict[str, Any], texts: list[str]) -> list[str]:
+    """What an encoder-decoder writes after training."""
+    from sftkit import encode_pairs
+    from sftkit.batches import Batches, Examples
+    from sftkit.batches_denoising import DenoisingBatches
+    from sftkit.fit import fit
+    from sftkit.losses_seq2seq import sequence_to_sequence
+    from sftkit.models import translate
+    from sftkit.vocabularies import shared_bpe
+
+    seed, train = job["seed"], corpus()["train"]
+    words = shared_bpe([*train["text"], *train["summary"]], VOCABULARY, LENGTH)
+    model = translate.build(words, width=WIDTH, layers=LAYERS, max_length=LENGTH, seed=seed)
+    ramp: dict[str, Any] = {"lr": LR, "schedule": "linear", "warmup": 0.1, "seed": seed}
+    if job["model"] == DENOISED:
+        ids = words(list(train["text"]), add_special_tokens=False, verbose=False)["input_ids"]
+        marks = {"pad_id": words.pad_token_id, "end_id": words.eos_token_id}
+        pieces = [row[: LENGTH - 1] for row in ids]
+        noisy = DenoisingBatches(pieces, BATCH, mask_id=words.mask_token_id, seed=seed, **marks)
+        fit(model, noisy, sequence_to_sequence(), epochs=1, label="denoising", **ramp)
+    named = corpus().rename_columns({"text": "source", "summary": "target"})
+    coded = encode_pairs.pairs(named, words, LENGTH, TARGET)["train"]
+    pairs = Batches(Examples.of(coded, words.pad_token_id), BATCH, seed=seed)
+    smoothed = sequence_to_sequence(label_smoothing=0.1)
+    fit(model, pairs, smoothed, epochs=EPOCHS, label=job["model"], **ramp)
+    return translate.translate(model, words, texts, most=TARGET)[0]
+
+
+def _by_chat(job: dict[str, Any], texts: list[str]) -> list[str]:
+    """What the language model writes, fine-tuned or not."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from sftkit import assets, encode_chat
+    from sftkit.batches import Batches, Examples
+    from sftkit.evaluate.answers import ask
+    from sftkit.fit import fit
+    from sftkit.losses_chunked import causal_lm
+    from sftkit.models import lora
+
+    folder, seed = assets.path("smollm2-135m-instruct"), job["seed"]
+    words = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+    def asked(text: str) -> dict[str, str]:
+        coded = words(text, add_special_tokens=False, return_offsets_mapping=True)
+        ends = coded["offset_mapping"]
+        short = text if len(ends) <= LENGTH else text[: ends[LENGTH - 1][1]]
+        return {"role": "user", "content": ASK + short}
+
+    if job["model"] == TUNED:
+        from sftkit.corpora import summaries
+
+        rows = summaries.load(limit=CHAT_ROWS, seed=seed)["train"]
+        talks = [
+            [asked(text), {"role": "assistant", "content": line}]
+            for text, line in zip(rows["text"], rows["summary"], strict=True)
+        ]
+        coded, _ = encode_chat.conversations(talks, words, LENGTH + TARGET + 96)
+        lora.add(model, rank=RANK, seed=seed)
+        batches = Batches(Examples.of(coded, words.pad_token_id), 4, seed=seed)
+        ramp: dict[str, Any] = {"schedule": "linear", "warmup": 0.1, "weight_decay": 0.0}
+        fit(model, batches, causal_lm(), epochs=1, lr=CHAT_LR, seed=seed, label=TUNED, **ramp)
+    found = ask(model, words, [[asked(text)] for text in texts], TARGET + 8)
+    return [answer.strip().split("\n")[0].strip(" \"'`") for answer, _ in found]
+
+
+def missing(runs: list[dict[str, Any]], corpus_now: str) -> list[dict[str, Any]]:
+    """The jobs without a record of the texts as they are now."""
+    done = {(str(r["job"]), r["corpus"]) for r in runs}
+    return [job for job in jobs() if (str(job), corpus_now) not in done]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--dry-run", action="store_true", help="print the plan only")
+    parser.add_argument("--minutes", type=float, help="begin no run after so many")
+    options = parser.parse_args(arguments)
+    todo = missing(campaign.read_records(RECORDS), corpus_hash())
+    seconds = {str(job): SECONDS[job["model"]] for job in jobs()}
+    campaign.in_turn(todo, _done, _line, lambda job: seconds[str(job)], options, len(jobs()))
+
+
+def _line(job: dict[str, Any]) -> str:
+    return f"{job['model']:32} seed {job['seed']}"
+
+
+def _done(job: dict[str, Any]) -> str:
+    record = one_job(job)
+    campaign.keep_run(RECORDS, record, jobs())
+    return f"ROUGE-L {100 * record['rougeL']:.1f}"
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on")
