@@ -62,9 +62,8 @@ def infill(
         left -= end - start
     damaged: list[int] = []
     for place in range(n + 1):
-        # A span that begins where another one is going on is one mask with it.
-        going_on = place > 0 and hidden[place - 1] and place < n and hidden[place]
-        if begins[place] and not going_on:
+        # Spans side by side share a mask.
+        if begins[place] and damaged[-1:] != [mask_id]:
             damaged.append(mask_id)
         if place < n and not hidden[place]:
             damaged.append(int(ids[place]))

@@ -36,7 +36,8 @@ def load(*, limit: int | None = None, seed: int = 0) -> DatasetDict:
     """Words with their phonemes; the splits are fixed.
 
     Args:
-        limit: Training words. A smaller limit gives a part of a larger one.
+        limit: Training words. A smaller limit gives a part of a larger one; without a limit
+            they stay in the dictionary's order.
         seed: Which training words a limit takes.
 
     Returns:
@@ -46,7 +47,9 @@ def load(*, limit: int | None = None, seed: int = 0) -> DatasetDict:
 
     parts.check_limit(limit)
     made = parts.cached("pronunciations", (assets.catalogue()["cmudict"].recipe,), _made)
-    made["train"] = made["train"].select(parts.order(made["train"]["source"], limit, seed))
+    if limit is not None:
+        words = made["train"].select_columns("source")[:]["source"]
+        made["train"] = made["train"].select(parts.order(words, limit, seed))
     return made
 
 

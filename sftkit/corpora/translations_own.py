@@ -22,6 +22,15 @@ LONGEST = 1_000  # characters of a side
 NAMES = {"source": ("source", "src"), "target": ("target", "tgt", "trg")}
 
 
+# Codes by which a header is known that names two languages (ISO 639-1, the usual ones).
+_USUAL = """
+af am ar az be bg bn bs ca cs cy da de el en eo es et eu fa fi fr ga gl gu he hi hr
+hu hy id is it ja ka kk km kn ko ky lo lt lv mk ml mn mr ms my nb ne nl nn no pa pl
+ps pt ro ru si sk sl so sq sr sv sw ta te tg th tl tr uk ur uz vi zh zu
+"""
+CODES = frozenset(_USUAL.split())
+
+
 @dataclass
 class Pair:
     """One pair.
@@ -193,14 +202,13 @@ def _columns_wanted(name: str, width: int, mark: str) -> CorpusError:
 def _is_header(cells: list[str]) -> bool:
     low = [cell.strip().lower() for cell in cells]
     named = [any(cell in NAMES[side] for cell in low) for side in NAMES]
-    return any(named) or (len(low) > 1 and all(_is_language(cell) for cell in low))
+    return any(named) or (len(low) > 1 and all(_is_language(cell.strip()) for cell in cells))
 
 
 def _is_language(word: str) -> bool:
     """Whether a word looks like a language's code: ``en``, ``zh-CN``, ``zh_cn``."""
     code, _, region = word.replace("_", "-").partition("-")
-    letters = code.isascii() and code.isalpha() and code.islower()
-    return letters and len(code) in (2, 3) and len(region) in (0, 2, 4)
+    return code in CODES and len(region) in (0, 2, 4)
 
 
 def _columns(names: list[str], language: str, where: str) -> tuple[str, str]:
@@ -213,7 +221,7 @@ def _columns(names: list[str], language: str, where: str) -> tuple[str, str]:
     found = {s: next((by_low[n] for n in NAMES[s] if n in by_low), None) for s in NAMES}
     if found["source"] and found["target"]:
         return found["source"], found["target"]
-    codes = [name for low, name in by_low.items() if _is_language(low)]
+    codes = [name for name in names if _is_language(str(name).strip())]
     if len(codes) == 2 and len(codes) == len(names):
         wanted = language.lower().partition("-")[0]
         first = str(codes[0]).lower().replace("_", "-").partition("-")[0]

@@ -75,8 +75,7 @@ def source_batch(
     Raises:
         ModelError: A text is empty.
     """
-    if wrong := [i for i, text in enumerate(texts) if not text.strip()]:
-        raise ModelError(f"text {wrong[0]} is empty.", "Give texts with words in them.")
+    _refuse_empty(texts)
     most, end = model.config.max_length, tokenizer.eos_token_id
     coded = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
     rows = [[*ids[: most - 1], end] for ids in coded]
@@ -110,6 +109,7 @@ def translate(
         most: Tokens of a target, at most; twice those of the batch's longest source and 10
             unless given, so that a text that never ends costs no more than it must.
     """
+    _refuse_empty(texts)
     lengths = [len(text) for text in texts]
     order = sorted(range(len(texts)), key=lengths.__getitem__)  # little padding
     found: list[Written | None] = [None] * len(texts)
@@ -128,6 +128,11 @@ def translate(
             found[row] = written
     whole = [written for written in found if written is not None]
     return [text_of(tokenizer, written.ids) for written in whole], whole
+
+
+def _refuse_empty(texts: Sequence[str]) -> None:
+    if wrong := [i for i, text in enumerate(texts) if not text.strip()]:
+        raise ModelError(f"text {wrong[0]} is empty.", "Give texts with words in them.")
 
 
 def text_of(tokenizer: Any, ids: Sequence[int]) -> str:
