@@ -12,6 +12,7 @@ from sftkit import corpora
 from sftkit.corpora import duplicates, summaries, summary_texts
 from sftkit.corpora.docstrings import Docstring
 from sftkit.errors import CorpusError
+from sftkit.evaluate.summarizing import words
 from sftkit.files import PACKAGE
 
 EXAMPLE = PACKAGE.parent / "data" / "examples" / "summaries.csv"
@@ -52,6 +53,7 @@ def test_a_summary_that_the_text_repeats_is_taken_out_of_the_text() -> None:
         f"func(a, b) gives back the value.\n\n{REST}",  # a signature
         f".. note:: gives back the value.\n\n{REST}",  # a directive
         "Give back the value of it.\n\nIt is short.",
+        f"Give back the value of it.\n\nTo *give back* the 'value' of it. {REST}",
     ],
 )
 def test_other_docstrings_are_left_out(text: str) -> None:
@@ -73,9 +75,7 @@ def test_no_library_text_or_summary_is_on_two_sides(embedded) -> None:
 def test_no_text_holds_its_summary(embedded) -> None:
     for part in embedded.values():
         for text, line in zip(part["text"], part["summary"], strict=True):
-            assert " ".join(line.rstrip(".").lower().split()) not in " ".join(
-                text.lower().split()
-            )
+            assert " ".join(words(line)) not in " ".join(words(text))
 
 
 def test_there_are_enough_and_the_notes_say_of_which_versions(embedded) -> None:
@@ -97,11 +97,11 @@ def test_our_example_goes_through() -> None:
 
 
 def rows(n: int = 14) -> list[dict[str, str]]:
-    def words(start: int, count: int) -> str:
+    def said(start: int, count: int) -> str:
         letters = random.Random(start)
         return " ".join("".join(letters.choices("aeioulmnrst", k=6)) for _ in range(count))
 
-    return [{"article": words(i, 20), "head": words(i, 4)} for i in range(1, n + 1)]
+    return [{"article": said(i, 20), "head": said(i, 4)} for i in range(1, n + 1)]
 
 
 @pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet", "disk"])

@@ -52,6 +52,8 @@ def test_fragments_are_pieces_of_both_and_never_longer(summary: str, text: str) 
         ("Sort. Then Bayes helps.", "Sort it.", ["Bayes"]),  # Then begins a sentence
         ("Call a.b.c now.", "a, b and c", []),
         ("A line.", "", []),
+        ("Whether it is True.", "it is", []),
+        ("Draw 1_000 or 1e4 rows.", "1e4 rows", ["1_000"]),
         ("Use L2 penalties.", "penalties", ["L2"]),
     ],
 )

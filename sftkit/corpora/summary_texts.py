@@ -13,6 +13,7 @@ from sftkit.corpora.docstrings import Docstring
 
 WORDS = (4, 30)  # of a summary
 LEAST = 200  # characters of a text
+_WORD = re.compile(r"[^\W_]+")
 _EMPTY_LINE = re.compile(r"\n[ \t]*\n")
 _SIGNATURE = re.compile(r"^[\w.]+ ?\(")
 _DIRECTIVE = re.compile(r"^(?:\.\. |:\w+:|#|=|-)")
@@ -40,7 +41,8 @@ def of_docstring(doc: Docstring) -> Summarized | None:
     """The summary and the rest of a docstring; None where it has not both.
 
     Marks of Sphinx are taken out of the summary: ``:class:`~a.B``` becomes ``a.B``.
-    Where the rest repeats the summary word for word, the repetition is taken out.
+    Where the rest repeats the summary, the repetition is taken out; with other marks between
+    the same words, the docstring is left out.
     """
     head, _, rest = doc.text.partition("\n\n")
     if not rest:
@@ -52,7 +54,7 @@ def of_docstring(doc: Docstring) -> Summarized | None:
     if not WORDS[0] <= len(summary.split()) <= WORDS[1] or not summary.endswith("."):
         return None
     text = without(rest.strip("\n"), (summary, " ".join(head.split())))
-    if len(text) < LEAST:
+    if len(text) < LEAST or _bare(summary) in _bare(text):
         return None
     return Summarized(text, summary, doc.name, doc.library)
 
@@ -60,6 +62,11 @@ def of_docstring(doc: Docstring) -> Summarized | None:
 def plain(text: str) -> str:
     """On one line, without the marks of Sphinx."""
     return " ".join(_ROLE.sub(r"\1", text).replace("`", "").split())
+
+
+def _bare(text: str) -> str:
+    """Words in lower case, and nothing else."""
+    return " ".join(["", *_WORD.findall(text.lower()), ""])
 
 
 def without(text: str, phrases: tuple[str, ...]) -> str:

@@ -21,8 +21,9 @@ from sftkit.evaluate.intervals import bootstrap
 
 KINDS = ("rouge1", "rouge2", "rougeL")
 _WORD = re.compile(r"\w+")
-_NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?!\w)")
-_TOKEN = re.compile(r"[^\W\d]\w*(?:\.\w+)*")
+_NUMBER = re.compile(r"(?<![\w.])\d[\d_]*(?:\.\d+)?(?:e[+-]?\d+)?(?!\w)")
+_TOKEN = re.compile(r"(?<!\w)[^\W\d]\w*(?:\.\w+)*")
+_CONSTANTS = {"True", "False", "None"}
 _BEGIN = re.compile(r"(?:^|[.!?]\s)[\W_]*$")  # what stands before a sentence's first word
 
 
@@ -106,7 +107,8 @@ def density(summary: str, text: str) -> float:
 def facts(text: str) -> list[str]:
     """Numbers, and words written like names: ``max_iter``, ``DataFrame``, ``a.b``, ``L2``.
 
-    A word with only its first letter as a capital is a name unless it begins a sentence.
+    A word with only its first letter as a capital is a name unless it begins a sentence;
+    ``True``, ``False`` and ``None`` are none.
     """
     return _NUMBER.findall(text) + [
         found.group() for found in _TOKEN.finditer(text) if _is_name(text, found)
@@ -115,6 +117,8 @@ def facts(text: str) -> list[str]:
 
 def _is_name(text: str, found: re.Match[str]) -> bool:
     word = found.group()
+    if word in _CONSTANTS:
+        return False
     if re.search(r"[_.\d]", word) or re.search("[A-Z]", word[1:]):
         return True
     before = text[max(0, found.start() - 20) : found.start()]
