@@ -655,8 +655,7 @@ for name, batches in (("validation", pd_watch), ("test", pd_test)):
 # ## 7. A small encoder
 #
 # Now the encoder: three layers of width 128. Masked models begin on a plateau: they first
-# learn how frequent each character is, and only then which neighbours to look at. Four
-# choices here get a small model over that edge in little time. Pieces are short, so that
+# learn how frequent each character is, and only then which neighbours to look at. Four choices here are meant to shorten it. Pieces are short, so that
 # there are few places to choose from. More is hidden than BERT hides (Wettig et al. 2023),
 # so that a step has more to learn from. Positions start as sines, so that the step to a
 # neighbour is the same everywhere. And there is no dropout. Exercise 5 takes them back.
@@ -699,8 +698,10 @@ show.table(
 )
 
 # %% [markdown]
-# The bigram baseline sees both true neighbours; the encoder sees masks and wrong characters
-# among them.
+# Trained here, the encoder is only a little better than the share of each character: it has
+# hardly left the plateau. The longer run comes close to the bigrams from both sides, and is not
+# ahead of them. (The bigram baseline sees both true neighbours; the encoder sees masks and wrong
+# characters among them.)
 
 
 # %%
@@ -1054,6 +1055,10 @@ if rows:
     show.table(rows, header, caption, digits=1)
 
 # %% [markdown]
+# What the intervals say: pretraining on the People's Daily alone is below scratch at 1,000 labels
+# and above it at 10,000. Adapting to reviews gains at 100 and 1,000. The linear model is ahead of
+# the adapted encoder at 1,000 and 10,000.
+#
 # How to read such a figure: where curves are apart, first weights are worth labels; follow a
 # horizontal line from one curve to the next to see how many. Where they meet, labels have
 # taught what pretraining had. And do not leave the linear model out: for small networks and
@@ -1332,7 +1337,8 @@ add_k_exercise(add_k_solution)
 #   read far more.
 # - [08 · Evaluation](08_evaluation.ipynb): where the intervals come from.
 # - Shannon (1951), *Prediction and Entropy of Printed English*. Kneser and Ney (1995),
-#   *Improved Backing-off for M-gram Language Modeling*. Devlin et al. (2019), *BERT*. Radford
+#   *Improved Backing-off for M-gram Language Modeling*. Devlin et al. (2019), *BERT*. Wettig et al.
+#   (2023), *Should You Mask 15% in Masked Language Modeling?* Radford
 #   et al. (2018), *Improving Language Understanding by Generative Pre-Training*. Gururangan
 #   et al. (2020), *Don't Stop Pretraining*. Conneau et al. (2018), *What you can cram into a
 #   single vector* (probes).
