@@ -692,7 +692,7 @@ assert abs(factor - 1) > 0.2 and cosine < 0.9  # the broken version is seen to b
 # %% [markdown]
 # This is no matter of rounding: the mean of means has another length, and it points
 # elsewhere. The loss alone looks healthy, which is why it can go unseen: Hugging Face's
-# `Trainer` shipped it until 2024 (transformers, issue 34191). You may *want* each text to
+# `Trainer` shipped it until 2024 (transformers, pull request 34191). You may *want* each text to
 # count the same, whatever its length. Then give its items weights, and divide by their sum;
 # as it stands, the objective depends on how rows fall into micro-batches.
 #
