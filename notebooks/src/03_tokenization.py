@@ -93,7 +93,7 @@ show.table(rows, ["text", "graphemes", "code points", "bytes", "the code points"
 # | $2^{16} \le c < 2^{21}$ | 21 | `11110xxx 10xxxxxx 10xxxxxx 10xxxxxx` |
 #
 # English takes one byte per letter; accented Latin, Greek, Cyrillic and Arabic letters mostly
-# take two, Chinese characters three, and emoji four for each code point. There are 256 bytes,
+# take two, Chinese characters three, and most emoji four for each code point. There are 256 bytes,
 # so whatever is built from bytes can write every text. Keep that in mind for section 5.
 
 
