@@ -2128,7 +2128,7 @@ record(out, metrics)
 # ## Summary
 #
 # - A plain random split of tweets puts copies of test texts into training, and pays
-#   models for memory: the nearest neighbour more than a linear model.
+#   models for memory.
 # - Accuracy, precision, recall, F1 and their averages all follow from the confusion
 #   matrix. Each average hides something.
 # - AUC is the share of pairs in the right order. It does not see how rare the positives
