@@ -1046,7 +1046,8 @@ assert curves["Adam + L2"][-1, 0] > 0.9 > 0.3 > curves["Adam + L2"][-1, 1]
 #
 # Decay is for matrices. The scale of a LayerNorm starts at 1, which means "pass on". Pulled
 # towards 0 it mutes the layer, and a bias pulled towards 0 moves a threshold; neither makes
-# the function simpler. Yet a single list of parameters decays them all. `sftkit.optim.parameter_groups` sorts parameters by dimension:
+# the function simpler. Yet a single list of parameters decays them all.
+# `sftkit.optim.parameter_groups` sorts parameters by dimension:
 # vectors are not decayed.
 
 
@@ -1650,7 +1651,9 @@ show.table(
 
 # %% [markdown]
 # At the start the examples agree about the direction, and by the formula a batch of 32 gains
-# about 70 % of what all of them would. After one epoch the gradient is short, the noise is not, and the noise scale is 17 times as large (the simple one 9 times): larger batches pay late. The simple scale is of the
+# about 70 % of what all of them would. After one epoch the gradient is short, the noise is not,
+# and the noise scale is 17 times as large (the simple one 9 times): larger batches pay late.
+# The simple scale is of the
 # same order as the exact one.
 #
 # It also explains the race of section 2. With $B = 1$ and $B = 32$ below the noise scale
