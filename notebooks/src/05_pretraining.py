@@ -655,7 +655,8 @@ for name, batches in (("validation", pd_watch), ("test", pd_test)):
 # ## 7. A small encoder
 #
 # Now the encoder: three layers of width 128. Masked models begin on a plateau: they first
-# learn how frequent each character is, and only then which neighbours to look at. Four choices here are meant to shorten it. Pieces are short, so that
+# learn how frequent each character is, and only then which neighbours to look at. Four choices
+# here are meant to shorten the plateau. Pieces are short, so that
 # there are few places to choose from. More is hidden than BERT hides (Wettig et al. 2023),
 # so that a step has more to learn from. Positions start as sines, so that the step to a
 # neighbour is the same everywhere. And there is no dropout. Exercise 5 takes them back.
