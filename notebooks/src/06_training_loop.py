@@ -1436,7 +1436,8 @@ assert last["float32, rate 0.1"] > 100 * last["float32, rate 0.02"]
 
 # %% [markdown]
 # Every line starts at the rounding error of its number format. At the careful rate it
-# grows to 6e-7 and stays harmless. At the high rate each step enlarges it, and twice as many digits only delay the
+# grows to 6e-7 and stays harmless. At the high rate each step enlarges it, and twice as many
+# digits only delay the
 # parting. So a seed fixes what is drawn (weights at the start, order, dropout). It does not fix
 # rounding, which other threads, another processor or another version of a library change. Two
 # consequences. A test for equal results needs a tolerance and a careful rate, unless it runs on
