@@ -188,7 +188,8 @@ inflated = {model: gap.points for (model, on), gap in leak.items() if "copy" in 
 assert inflated["nearest neighbour"] > inflated["SVM"] > 0
 
 # %% [markdown]
-# So a test set with leaks does more than flatter. It may **lean towards the model that remembers best**: in these numbers the nearest
+# So a test set with leaks does more than flatter. It may **lean towards the model that
+# remembers best**: in these numbers the nearest
 # neighbour comes closer to the SVM. Copies are
 # one door. Others have the same effect and need the same question, "could this have
 # been known?":
@@ -2012,7 +2013,8 @@ header = ("output", "BLEU", "ROUGE-1", "ROUGE-2", "ROUGE-L", "token F1")
 show.table(rows, header, f"Reference: “{reference}”", digits=2)
 
 # %% [markdown]
-# The output that drops "not" is dangerous, and is second in BLEU, ROUGE-2 and ROUGE-L. The one that says it in
+# The output that drops "not" is dangerous, and is second in BLEU, ROUGE-2 and ROUGE-L. The one
+# that says it in
 # other words scores nothing. Words in any order have a perfect ROUGE-1. Such metrics
 # can rank systems over many texts, and say little about one. So read outputs, a few
 # dozen at least, before you believe a number; and report which tokenization and which
