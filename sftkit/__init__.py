@@ -26,6 +26,7 @@ __all__ = [
     "optim",
     "teach",
 ]
+INSIDE = {"check_run": "checks", "data_report": "checks"}  # where a name of a room is from
 
 if TYPE_CHECKING:
     from sftkit import (
@@ -46,8 +47,8 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("check_run", "data_report"):
-        return getattr(importlib.import_module("sftkit.checks"), name)
+    if name in INSIDE:
+        return getattr(importlib.import_module(f"sftkit.{INSIDE[name]}"), name)
     if name in __all__:
         return importlib.import_module(f"sftkit.{name}")
     raise AttributeError(f"module 'sftkit' has no attribute {name!r}")

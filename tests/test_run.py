@@ -193,7 +193,8 @@ def test_the_package_hash_sees_content_and_not_line_ends(tmp_path: Path) -> None
             "from kit.evaluate.metrics import f1",
             "evaluate/__init__.py evaluate/metrics.py losses.py batches.py",
         ),
-        ("from kit import data_report", "all"),  # made up by the package when asked for
+        ("from kit import data_report", "checks/__init__.py"),  # a name of a room
+        ("from kit import something", "all"),  # made up by the package when asked for
         ("import kit", "all"),
         ("%matplotlib inline", "all"),
         ("import math", ""),
@@ -206,6 +207,7 @@ def test_a_notebook_depends_on_what_it_imports(
     files = {
         "__init__.py": "",
         "batches.py": "",
+        "checks/__init__.py": "",
         "losses.py": "def mean():\n    from kit.batches import IGNORE",
         "evaluate/__init__.py": "from kit.evaluate.metrics import f1",
         "evaluate/metrics.py": "import kit.losses",

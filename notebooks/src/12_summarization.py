@@ -543,7 +543,7 @@ def talk(long, line=None):
 
 
 def first_line(answer):
-    """The first line that announces nothing ("Here it is:"), without quotation marks."""
+    """The first line that announces nothing, without quotation marks."""
     lines = answer.strip().split("\n")
     lines = [line for line in lines if not line.rstrip().endswith(":")] or [""]
     return lines[0].strip(" \"'`")
