@@ -121,13 +121,14 @@ def train(
     from sftkit import encode_pairs, vocabularies
     from sftkit.batches import Batches, Examples
     from sftkit.batches_denoising import DenoisingBatches
+    from sftkit.corpora import translations
     from sftkit.fit import fit
     from sftkit.losses_seq2seq import sequence_to_sequence
     from sftkit.models import translate
 
     data, name, seed = _of(job), job["model"], job["seed"]
     texts = data if name != ALL_TEXTS else corpus(job["language"], ALL, 0)
-    both = sorted({*texts["train"]["source"], *texts["train"]["target"]})
+    both = [*texts["train"]["source"], *texts["train"]["target"]]
     words = vocabularies.shared_bpe(both, VOCABULARY, LENGTH)
     model = translate.build(words, max_length=LENGTH, seed=seed, **SIZES)
     epochs, before = passes or EPOCHS_AT[job["pairs"]]
@@ -135,7 +136,8 @@ def train(
     facts: dict[str, Any] = {"lr": lr, "epochs": epochs}
     seconds = 0.0
     if name in (PRETRAINED, ALL_TEXTS):
-        ids = words(both, add_special_tokens=False)["input_ids"]
+        unlike, _ = translations.denoising_texts(texts)
+        ids = words(unlike, add_special_tokens=False)["input_ids"]
         ends = {"end_id": words.eos_token_id, "pad_id": words.pad_token_id}
         noisy = DenoisingBatches(
             [row[: LENGTH - 1] for row in ids], 2 * BATCH, mask_id=words.mask_token_id,
@@ -143,7 +145,7 @@ def train(
         )  # fmt: skip
         loss = sequence_to_sequence()
         seconds += fit(model, noisy, loss, epochs=before, label="denoising", **rates).seconds
-        facts |= {"denoising_epochs": before, "denoising_texts": len(both)}
+        facts |= {"denoising_epochs": before, "denoising_texts": len(unlike)}
     elif name == LONGER:
         epochs += A_PASS * before
         facts["epochs"] = epochs

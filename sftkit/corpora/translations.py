@@ -15,7 +15,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sftkit.corpora import parts, placeholders, translations_own
+from sftkit.corpora import parts, placeholders, pretraining, split, translations_own
 from sftkit.corpora.translations_own import Pair
 from sftkit.errors import CorpusError
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
 NAME = "jupyterlab"
+SIDES = ("source", "target")
 PACKS = {
     "zh-CN": "Chinese",
     "fr-FR": "French",
@@ -119,6 +120,22 @@ def _with_families(
     )
 
 
+def denoising_texts(data: DatasetDict) -> tuple[list[str], int]:
+    """Texts of both sides of the training pairs, each once, to pretrain on.
+
+    A target may be the right translation of a training source and, word for word or nearly, of
+    a test source. It belongs into fine-tuning, where pairs are learned, but not into
+    pretraining: what resembles a held-out text of either side is left out, by the rule of all
+    pretraining here (`pretraining.resembles`).
+
+    Returns:
+        The texts, sorted, and how many were left out.
+    """
+    both = sorted({*data["train"]["source"], *data["train"]["target"]})
+    held = [t for name in split.SPLITS[1:] for side in SIDES for t in data[name][side]]
+    return pretraining.without(both, held)
+
+
 def family_form(pair: Pair) -> str:
     """The words of a source by which families are found."""
     return placeholders.without(pair.source)
@@ -134,10 +151,10 @@ def _asset(language: str) -> str:
 def _of_packs(language: str, longest: int, notes: list[str]) -> parts.Parts[Pair]:
     every = {code: messages(code) for code in PACKS}
     sources = sorted({source for pack in every.values() for source in pack})
-    split = _with_families({"train": [Pair(source, "") for source in sources]}, [], SHARE, 0)
+    found_in = _with_families({"train": [Pair(source, "") for source in sources]}, [], SHARE, 0)
     chosen, left_out = every[language], Counter[str]()
     found: parts.Parts[Pair] = {}
-    for name, strings in split.items():
+    for name, strings in found_in.items():
         found[name] = []
         for string in strings:
             if string.source not in chosen:
