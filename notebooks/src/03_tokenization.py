@@ -1202,7 +1202,8 @@ show.table(rows, header, f"{len(gold):,} test lines, {test_words.total():,} word
 for other in ("longest match", "unigrams, Viterbi"):
     pair = scores["bigrams, Viterbi"], f1, scores[other]
     value, low, high = bootstrap(*pair, seed=seed, replicates=1000)
-    print(f"bigrams less {other}: {value:+.1%} F1, from {low:+.1%} to {high:+.1%}")
+    points = [f"{100 * x:+.1f}" for x in (value, low, high)]
+    print(f"bigrams less {other}: {points[0]} points of F1 ({points[1]} to {points[2]})")
 
 # %%
 fig, ax = show.new_figure(height=2.6)

@@ -2033,6 +2033,9 @@ compare("news: losses of our loop vs fit", by_hand, state.losses, 1e-3)
 print(f"first loss {by_hand[0]:.2f}, log C = {math.log(C):.2f}")
 
 # %% [markdown]
+# A first loss above $\log C$ means logits that are not all alike (notebook 01): the random head
+# prefers some classes before it has seen a text. Here that is no defect, and soon unlearnt.
+#
 # Now in earnest, with dropout, a warm-up and the best weights on validation.
 
 
@@ -2106,7 +2109,8 @@ svm_seconds = time.perf_counter() - begin
 print(f"n-grams up to {ngrams}, C = {penalty}: {scores[ngrams, penalty]:.3f}")
 
 # %% [markdown]
-# The test texts, once for each model.
+# The test texts, once for each model. (The published split has a few near-copies of training
+# texts among them, see the notes above; both rivals profit from those.)
 
 # %%
 from sftkit.evaluate import Predictions, classification_report

@@ -1303,7 +1303,7 @@ compare("paired bootstrap by hand vs sftkit", ours, package, 0.006)
 # (The three rivals: the loose model; the same answers given to the wrong tweets, so
 # that nothing is paired; and a model that is right only where both are.)
 #
-# **McNemar's exact test** (1947) asks: if both models were equally good, how likely is
+# **The exact form of McNemar's test** (1947) asks: if both models were equally good, how likely is
 # so uneven a split of the disagreements? Each disagreement is then a fair coin. With
 # $w$ of $m$ disagreements for the first model, and $k = \min(w, m - w)$,
 #
