@@ -922,7 +922,7 @@ header = ("language", "pairs", "model", "seeds", "BLEU", "from", "to")
 header += ("chrF", "kept, %")
 if rows:
     caption = "From records. From and to: 95 % t interval over seeds. Pairs 0: all"
-    display(show.table(rows, header, caption, digits=1))
+    show.table(rows, header, caption, digits=1)
 else:
     print("Not run yet. The command: python benchmarks/translation.py")
 
