@@ -1203,7 +1203,8 @@ for other in ("longest match", "unigrams, Viterbi"):
     pair = scores["bigrams, Viterbi"], f1, scores[other]
     value, low, high = bootstrap(*pair, seed=seed, replicates=1000)
     points = [f"{100 * x:+.1f}" for x in (value, low, high)]
-    print(f"bigrams less {other}: {points[0]} points of F1 ({points[1]} to {points[2]})")
+    interval = f"{points[1]} to {points[2]}"
+    print(f"bigrams less {other}: {points[0]} points of F1 ({interval})")
 
 # %%
 fig, ax = show.new_figure(height=2.6)
