@@ -67,6 +67,8 @@ from sftkit.batches_denoising import DenoisingBatches, infill
 from sftkit.corpora import duplicates, placeholders, pronunciations, translations
 from sftkit.course import committed_records, record
 from sftkit.evaluate import mean_interval, translating
+
+# %%
 from sftkit.evaluate.edits import edit_distance, error_rates
 from sftkit.fit import fit
 from sftkit.losses import cross_entropy
@@ -165,8 +167,10 @@ x = torch.randint(3, 40, (2, 7), generator=dice)
 y = torch.randint(3, 40, (2, 5), generator=dice)
 seen = {}
 block = ours.decoder.blocks[-1]
-hooks = [layer.register_forward_hook(lambda m, i, o, k=k: seen.update({k: o}))
-         for k, layer in (("q", block.cross_query), ("k", block.cross_key))]  # fmt: skip
+hooks = [
+    layer.register_forward_hook(lambda m, i, o, k=k: seen.update({k: o}))
+    for k, layer in (("q", block.cross_query), ("k", block.cross_key))
+]
 with torch.inference_mode():
     package = ours(x, None, y, weights=True).attention[-1]
 for hook in hooks:
@@ -263,7 +267,8 @@ some = spoken["test"].select(np.linspace(0, len(spoken["test"]) - 1, 5).astype(i
 show.table(
     [(r["source"], r["target"], len(r["variants"])) for r in some],
     ("word", "phonemes", "ways to say it"),
-    f"Training words used: {len(spoken['train']):,}; test words {len(spoken['test']):,}",
+    f"Training words used: {len(spoken['train']):,}; "
+    f"test words {len(spoken['test']):,}",
 )
 
 
@@ -433,8 +438,10 @@ show.table(
 
 # %%
 families = {s: set(part["family"]) for s, part in corpus.items()}
-overlap = [len(families[a] & families[b]) for a, b in
-           (("train", "validation"), ("train", "test"), ("validation", "test"))]  # fmt: skip
+overlap = [
+    len(families[a] & families[b])
+    for a, b in (("train", "validation"), ("train", "test"), ("validation", "test"))
+]
 same("families on two sides vs none", overlap, [0, 0, 0])
 known = set(train["target"])
 repeated = np.mean([t in known for t in truth])
@@ -467,8 +474,10 @@ show.table(
 
 # %%
 encoded = encode_pairs.pairs(corpus, tokenizer, 96)
-lengths = {side: np.array([len(r) for r in encoded["train"][name]])
-           for side, name in (("source", "input_ids"), ("target", "labels"))}  # fmt: skip
+lengths = {
+    side: np.array([len(r) for r in encoded["train"][name]])
+    for side, name in (("source", "input_ids"), ("target", "labels"))
+}
 fig, ax = show.new_figure(height=2.6)
 bins = np.arange(0, max(map(max, lengths.values())) + 2, 2)
 for k, (side, n) in enumerate(lengths.items()):
@@ -705,7 +714,8 @@ all_targets = [
 ]
 all_targets += list(itertools.product(others, repeat=STEPS))
 print(
-    f"{len(all_targets)} translations, {sum(t[-1] != STOP for t in all_targets)} unfinished"
+    f"{len(all_targets)} translations, "
+    f"{sum(t[-1] != STOP for t in all_targets)} unfinished"
 )
 
 
@@ -868,8 +878,11 @@ best = max(names, key=lambda n: reports[n].bleu[0])
 ax.set_title(f"Best by BLEU: {best}, {reports[best].bleu[0]:.1f}")
 ax.invert_yaxis()
 ax.legend()
-show.figure(fig, "BLEU and chrF with 95 % intervals: " + "; ".join(
-    f"{n} {r.bleu[0]:.1f} and {r.chrf[0]:.1f}" for n, r in reports.items()))  # fmt: skip
+show.figure(
+    fig,
+    "BLEU and chrF with 95 % intervals: "
+    + "; ".join(f"{n} {r.bleu[0]:.1f} and {r.chrf[0]:.1f}" for n, r in reports.items()),
+)
 
 # %%
 gains = {
