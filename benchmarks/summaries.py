@@ -157,8 +157,8 @@ def _by_chat(job: dict[str, Any], texts: list[str]) -> list[str]:
 
 def _first_line(answer: str) -> str:
     """As in the notebook: the first line that announces nothing, without quotation marks."""
-    lines = [line for line in answer.strip().split("\n") if not line.rstrip().endswith(":")]
-    return (lines or [""])[0].strip(" \"'`")
+    lines = [line.strip(" \"'`") for line in answer.split("\n")]
+    return next((line for line in lines if line and line[-1] != ":"), "")
 
 
 def missing(runs: list[dict[str, Any]], corpus_now: str) -> list[dict[str, Any]]:

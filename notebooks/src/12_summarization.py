@@ -544,9 +544,8 @@ def talk(long, line=None):
 
 def first_line(answer):
     """The first line that announces nothing, without quotation marks."""
-    lines = answer.strip().split("\n")
-    lines = [line for line in lines if not line.rstrip().endswith(":")] or [""]
-    return lines[0].strip(" \"'`")
+    lines = [line.strip(" \"'`") for line in answer.split("\n")]
+    return next((line for line in lines if line and line[-1] != ":"), "")
 
 
 # %%
