@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sftkit import INSIDE
+import sftkit
 from sftkit.files import PACKAGE, sha256, sha256_text
 
 # These show, start and describe; no number depends on them. ``__init__`` holds the version
@@ -91,7 +91,7 @@ def _imports(text: str, root: str) -> list[str]:
 
 def _files(name: str, modules: Mapping[str, Path]) -> set[str] | None:
     """The files behind a dotted name: the module and the packages around it."""
-    name = f"{INSIDE[name]}.{name}" if name in INSIDE else name
+    name = f"{sftkit.INSIDE[name]}.{name}" if name in sftkit.INSIDE else name
     steps, found = name.split("."), set()
     for end in range(1, len(steps) + 1):
         inner = "/".join(steps[:end])
