@@ -11,6 +11,7 @@ from benchmarks.campaign import as_record, jobs
 from benchmarks.classification import summarize
 from sftkit.course import notebooks
 from sftkit.errors import ParameterError
+from sftkit.files import PACKAGE
 from tests.test_benchmarks import RESULT, measured
 
 TEMPLATE = """# A title
@@ -119,3 +120,10 @@ def test_the_course_lists_each_notebook_with_its_question_and_minutes():
 def test_the_readme_here_is_up_to_date():
     text = readme.README.read_text(encoding="utf-8")
     assert readme.updated(text) == text, "run: python benchmarks/readme.py"
+
+
+def test_the_map_of_notebook_00_links_every_notebook_that_exists() -> None:
+    folder = PACKAGE.parent / "notebooks" / "src"
+    start = (folder / "00_start_here.py").read_text(encoding="utf-8")
+    others = {path.stem for path in folder.glob("[0-9]*.py")} - {"00_start_here"}
+    assert {stem for stem in others if f"]({stem}.ipynb)" not in start} == set()

@@ -111,11 +111,11 @@ for name, mask in [("pretraining", pretraining), ("SFT", sft)]:
 # |---|---|---|
 # | 00 Start here (this one) | [07 Text classification](07_text_classification.ipynb) | 16 What to train |
 # | [01 Loss](01_loss.ipynb) | [08 Evaluation](08_evaluation.ipynb) | 17 Schedules and regularization |
-# | [02 Gradient descent](02_gradient_descent.ipynb) | 09 Named entities | 18 Imbalance and augmentation |
-# | [03 Tokenization](03_tokenization.ipynb) | 10 Question answering | [19 Hyper-parameter search](19_hyperparameter_search.ipynb) |
-# | [04 Transformer](04_transformer.ipynb) | 11 Translation | 20 Few examples |
-# | [05 Pretraining](05_pretraining.ipynb) | 12 Summarization | 21 Several tasks |
-# | [06 Training loop](06_training_loop.ipynb) | 13 Instruction tuning | 22 Smaller models |
+# | [02 Gradient descent](02_gradient_descent.ipynb) | [09 Named entities](09_named_entities.ipynb) | 18 Imbalance and augmentation |
+# | [03 Tokenization](03_tokenization.ipynb) | [10 Question answering](10_question_answering.ipynb) | [19 Hyper-parameter search](19_hyperparameter_search.ipynb) |
+# | [04 Transformer](04_transformer.ipynb) | [11 Translation](11_translation.ipynb) | 20 Few examples |
+# | [05 Pretraining](05_pretraining.ipynb) | [12 Summarization](12_summarization.ipynb) | 21 Several tasks |
+# | [06 Training loop](06_training_loop.ipynb) | [13 Instruction tuning](13_instruction_tuning.ipynb) | 22 Smaller models |
 # |    | 14 Images | [23 More machines](23_more_machines.ipynb) |
 # |    | 15 Speech | [24 Failure gallery](24_failure_gallery.ipynb) |
 # |    |    | 25 Looking inside |

@@ -631,7 +631,7 @@ header = ("model", "questions", "seeds", "F1, %", "from", "to")
 header += ("names nothing", "exact match, %")
 if rows:
     caption = "From records. From and to: 95 % t interval over seeds"
-    display(show.table(rows, header, caption, digits=1))
+    show.table(rows, header, caption, digits=1)
 else:
     print("Not run yet. The command: python benchmarks/questions.py")
 
@@ -772,7 +772,7 @@ if few:
         cells = [" ".join(x.split())[:45] for x in (asked[i], truth[i][0], text, mine)]
         rows.append((*cells, 100 * reading.f1(text, truth[i]), 100 * own_f1[i]))
     header = ("question", "right", "SmolLM2", "fine-tuned", "F1", "F1, ours")
-    display(show.table(rows, header, "Written and pointed at; texts are cut", digits=0))
+    show.table(rows, header, "Written and pointed at; texts are cut", digits=0)
     chat_f1 = float(
         np.mean(
             [reading.f1(t, truth[i]) for i, t in zip(few, written_answers, strict=True)]
