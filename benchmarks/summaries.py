@@ -28,8 +28,8 @@ TUNED, ZERO = "language model, fine-tuned", "language model, as it is"
 SEEDS = (0, 1, 2)
 TESTED = {SCRATCH: 600, DENOISED: 600, TUNED: 200, ZERO: 200}  # test texts
 LENGTH, TARGET, VOCABULARY, WIDTH, LAYERS, BATCH = 96, 32, 6_000, 160, 2, 16
-EPOCHS, LR = 2.0, 1e-3  # of the encoder-decoders, on pairs
-CHAT_ROWS, CHAT_LR, RANK = 160, 1e-3, 16
+EPOCHS, LR = 1.5, 1e-3  # of the encoder-decoders, on pairs
+CHAT_ROWS, CHAT_LR, RANK = 128, 1e-3, 16
 ASK = "Write the first line of the docstring that goes on like this:\n\n"
 SECONDS = {SCRATCH: 260.0, DENOISED: 400.0, TUNED: 500.0, ZERO: 200.0}  # of one core
 

@@ -33,7 +33,7 @@ data: str = "docstring-summaries"  # or your CSV, TSV, JSONL, Parquet, folder, h
 text: str = "text"  # column of the long text in your own data
 summary: str = "summary"  # column of the short one
 limit: int = 0  # training pairs of the encoder-decoder; 0 takes all
-validation_rows: int = 120  # validation texts
+validation_rows: int = 100  # validation texts
 test_rows: int = 300  # test texts
 max_length: int = 96  # tokens of a text that are read
 max_target: int = 32  # tokens of a summary
@@ -41,10 +41,10 @@ vocabulary: int = 6000  # sub-words of the encoder-decoder
 width: int = 160  # numbers per token in it
 layers: int = 2  # blocks on either side
 pretrain_epochs: float = 1.0  # passes of denoising; 0 leaves it out
-epochs: float = 2.0  # passes over the pairs
+epochs: float = 1.5  # passes over the pairs
 lr: float = 1e-3  # highest learning rate of the encoder-decoder
 chat: str = "smollm2-135m-instruct"  # language model, or tiny (random weights)
-chat_rows: int = 160  # training pairs of the language model
+chat_rows: int = 128  # training pairs of the language model
 chat_tests: int = 80  # test texts that it summarizes
 chat_lr: float = 1e-3  # highest learning rate of its adapters
 seed: int = 0  # of which pairs, initial weights, order and noise
@@ -721,9 +721,7 @@ for name, values in by_model.items():
     rows.append((name, len(values), float(np.mean(values)), *ends))
 if rows:
     caption = "From records. From and to: 95 % t interval over seeds"
-    display(
-        show.table(rows, ("model", "seeds", "ROUGE-L", "from", "to"), caption, digits=1)
-    )
+    show.table(rows, ("model", "seeds", "ROUGE-L", "from", "to"), caption, digits=1)
 else:
     print("Not run yet. The command: python benchmarks/summaries.py")
 
