@@ -61,10 +61,6 @@ import numpy as np
 import sacrebleu
 import torch
 from IPython.display import HTML, display
-
-started = time.perf_counter()
-
-# %%
 from sftkit import corpora, encode_pairs, vocabularies
 from sftkit.batches import Batches, Examples
 from sftkit.batches_denoising import DenoisingBatches, infill
@@ -84,6 +80,8 @@ from sftkit.models.seq2seq_generate import beam_search, generate
 from sftkit.teach import show, widgets
 from sftkit.teach.exercises import Exercise
 from sftkit.teach.proofs import compare, same
+
+started = time.perf_counter()
 
 # %% [markdown]
 # ## 1. A model that reads and writes
