@@ -504,7 +504,7 @@ show.table(rows, header, f"{len(wanted)} validation texts; {best}", digits=1)
 #
 # SmolLM2 has read far more text than there is on this disk, documentation among it. It may
 # have read the test libraries, too: for a pretrained model, "unseen" means "not in the pairs".
-# It is asked before any training, then fine-tuned with adapters (notebook 13) on a few
+# It is asked before any training, then fine-tuned with adapters (notebook 13) on some
 # hundred pairs. The prompt is masked: only the summary is learnt.
 
 # %%
@@ -979,7 +979,7 @@ new_pairs_exercise(new_pairs_solution)
 # - A lead and TextRank need no training, and copy: they cannot invent.
 # - An encoder-decoder from random weights learns how such lines sound before it learns what
 #   they must say: read its lines, not only its score.
-# - A pretrained language model learns the form from a few hundred pairs.
+# - A pretrained language model learns the form from little more than a hundred pairs.
 # - Count what the text does not have. A model that writes fluently also invents fluently.
 #
 # ## Where to go next
