@@ -225,36 +225,6 @@ def work_off(
     return len(todo)
 
 
-def in_turn(
-    todo: Sequence[dict[str, Any]],
-    do: Callable[[dict[str, Any]], str],
-    line: Callable[[dict[str, Any]], str],
-    seconds: Callable[[dict[str, Any]], float],
-    options: argparse.Namespace,
-    every: int,
-) -> None:
-    """Print what is to do; unless that is all that was asked, do it, one job after the other.
-
-    Args:
-        do: Runs and records a job; gives what to print of it.
-        line: A job for people.
-        seconds: An estimate for one core.
-        options: With ``dry_run`` and ``minutes``, after which no job begins.
-        every: How many jobs the campaign has.
-    """
-    begin = time.monotonic()
-    minutes = sum(seconds(job) for job in todo) / 60
-    print(f"{len(todo)} of {every} runs to do, about {minutes:.0f} minutes of one core")
-    for job in todo:
-        if options.dry_run:
-            print(f"{line(job)}  about {seconds(job):.0f} s")
-            continue
-        if options.minutes is not None and time.monotonic() - begin > 60 * options.minutes:
-            print(f"{options.minutes:g} minutes are over")
-            return
-        print(f"{time.strftime('%H:%M')}  {line(job)}  {do(job)}", flush=True)
-
-
 def options_of(
     arguments: list[str] | None, doc: str, groups: Sequence[str]
 ) -> argparse.Namespace:

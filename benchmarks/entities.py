@@ -12,9 +12,7 @@ with a seed of their own; the test sentences are read once per run of the curve.
 
 from __future__ import annotations
 
-import argparse
 import sys
-import time
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,11 +20,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import campaign  # noqa: E402
+from benchmarks.jobs import Campaign, Job, Record  # noqa: E402
 from benchmarks.pretraining import WEIGHTS  # noqa: E402
 from sftkit.files import sha256  # noqa: E402
 
-RECORDS = ROOT / "benchmarks" / "records" / "entities.json"
 START = "zh-char-encoder"
 BUCKETS = 2**17
 HEAD_FACTOR = 5.0  # learning rate of head, n-grams and field over the encoder's
@@ -52,7 +49,7 @@ PER_SENTENCE = {"encoder": 0.015, BASELINE: 0.020}
 AROUND = {"encoder": 25.0, BASELINE: 12.0}
 
 
-def jobs(seeds: tuple[int, ...] = SEEDS) -> list[dict[str, Any]]:
+def jobs(seeds: tuple[int, ...] = SEEDS) -> list[Job]:
     """All runs: the baseline and the tuning first, then the curve from its cheap end."""
     linear = [
         {"group": "curve", "model": BASELINE, "sentences": size, "seed": seed}
@@ -87,7 +84,7 @@ def corpus(size: int, seed: int) -> Any:
 
 
 def baseline(
-    size: int, seed: int, runs: list[dict[str, Any]]
+    size: int, seed: int, runs: list[Record]
 ) -> tuple[list[list[str]], dict[str, Any]]:
     """Tags of the test sentences by the field on features, tuned on validation."""
     from sftkit.corpora import spans
@@ -106,7 +103,7 @@ def baseline(
     return model.predict(items["test"]), facts
 
 
-def grid(size: int, seed: int, runs: list[dict[str, Any]]) -> tuple[tuple[float, float], ...]:
+def grid(size: int, seed: int, runs: list[Record]) -> tuple[tuple[float, float], ...]:
     """The penalties to try: all; above `GRID_UP_TO` those chosen there, if they are known."""
     wanted = {"group": "curve", "model": BASELINE, "sentences": GRID_UP_TO, "seed": seed}
     known = [r["chosen"] for r in runs if r["job"] == wanted]
@@ -141,18 +138,18 @@ def fine_tune(
     return tagging.predict_tags(model, watch, names), facts
 
 
-def best_rate(runs: list[dict[str, Any]], name: str) -> float:
+def best_rate(runs: list[Record], name: str) -> float:
     """The learning rate with the best validation F1."""
     tuned = [r for r in runs if r["job"]["group"] == "tuning" and r["job"]["model"] == name]
     return float(max(tuned, key=lambda r: r["f1"][0])["job"]["lr"])
 
 
-def one_job(job: dict[str, Any], runs: list[dict[str, Any]]) -> dict[str, Any]:
+def one_job(job: Job, runs: list[Record]) -> Record:
     """Run a job; what is recorded of it."""
     from sftkit.corpora import tagged
     from sftkit.evaluate import tagging
 
-    begin, name = time.process_time(), job["model"]
+    name = job["model"]
     split = "validation" if job["group"] == "tuning" else "test"
     if name == BASELINE:
         found, facts = baseline(job["sentences"], job["seed"], runs)
@@ -163,15 +160,10 @@ def one_job(job: dict[str, Any], runs: list[dict[str, Any]]) -> dict[str, Any]:
     report = tagging.tag_report(list(data[split]["tags"]), found, tagged.types(data))
     sums = report.sums.sum(axis=1).T  # (3, sentences), for paired comparisons
     done = {
-        "job": job,
-        "command": "python benchmarks/entities.py",
         "split": split,
         "f1": list(report.f1),
         "f1_by_type": {kind: f1[0] for kind, _, _, f1, _ in report.per_type},
         **facts,
-        "weights": weights_hash(name),
-        "processor_seconds": round(time.process_time() - begin, 1),
-        "date": time.strftime("%Y-%m-%d"),
     }
     if split == "test":
         counts = dict(zip(tagging.COUNTS, sums, strict=True))
@@ -187,58 +179,30 @@ def weights_hash(name: str) -> str:
     return sha256(file)[:16] if file.is_file() else "missing"
 
 
-def estimate(job: dict[str, Any], runs: list[dict[str, Any]]) -> float:
-    """Seconds of one thread: those of the same job before, or from the sizes."""
-    if same := [r for r in runs if _alike(r["job"], job)]:
-        return sum(r["processor_seconds"] for r in same) / len(same)
+def guess(job: Job) -> float:
+    """Seconds of one thread, from the sizes."""
     kind = BASELINE if job["model"] == BASELINE else "encoder"
     tried = 1 if job["sentences"] > GRID_UP_TO else len(GRID)
     passes = tried if kind == BASELINE else EPOCHS_AT[job["sentences"]]
     return AROUND[kind] + PER_SENTENCE[kind] * job["sentences"] * passes
 
 
-def _alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    return all(one[k] == other[k] for k in ("group", "model", "sentences"))
-
-
-def missing(
-    runs: list[dict[str, Any]], models: list[str] | None = None
-) -> list[dict[str, Any]]:
-    """The jobs without a record from the weights as they are now."""
-    done = {(str(r["job"]), r["weights"]) for r in runs}
-    chosen = [job for job in jobs() if not models or job["model"] in models]
-    return [job for job in chosen if (str(job), weights_hash(job["model"])) not in done]
-
-
-def keep_run(done: dict[str, Any]) -> None:
-    """Add a run to the records, in place of an older one of the same job."""
-    campaign.keep_run(RECORDS, done, jobs())
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--dry-run", action="store_true", help="print the plan only")
-    parser.add_argument("--minutes", type=float, help="begin no run after so many")
-    parser.add_argument("--model", nargs="*", choices=[BASELINE, *MODELS], help="only these")
-    options = parser.parse_args(arguments)
-    runs = campaign.read_records(RECORDS)
-    todo = missing(runs, options.model)
-    campaign.in_turn(todo, _done, _line, lambda job: estimate(job, runs), options, len(jobs()))
-
-
-def _line(job: dict[str, Any]) -> str:
+def _line(job: Job) -> str:
     line = f"{job['group']:6}  {job['model']:28} {job['sentences']:>5,}  seed {job['seed']}"
     return line + (f"  lr {job['lr']:g}" if "lr" in job else "")
 
 
-def _done(job: dict[str, Any]) -> str:
-    record = one_job(job, campaign.read_records(RECORDS))
-    keep_run(record)
-    return f"F1 {100 * record['f1'][0]:.1f}"
-
+CAMPAIGN = Campaign(
+    Path(__file__),
+    jobs,
+    one_job,
+    stamp=("weights", lambda job: weights_hash(job["model"])),
+    line=_line,
+    told=lambda record: f"F1 {100 * record['f1'][0]:.1f}",
+    guess=guess,
+    alike=("group", "model", "sentences"),
+    choice="model",
+)
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on")
+    CAMPAIGN.main(__doc__)

@@ -12,9 +12,7 @@ run. A record counts until the questions change (its ``corpus`` is their hash).
 
 from __future__ import annotations
 
-import argparse
 import sys
-import time
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,9 +20,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import campaign  # noqa: E402
+from benchmarks.jobs import Campaign, Job, Record  # noqa: E402
 
-RECORDS = ROOT / "benchmarks" / "records" / "questions.json"
 MODELS = {"fine-tuned": True, "from scratch": False}  # with pretrained weights or without
 HEADLINE = 2_500  # training questions, as in the notebook
 SEEDS = (0, 1, 2)
@@ -35,13 +32,13 @@ LR, HEAD_FACTOR = 2e-4, 5.0  # at 5e-4 one seed of two learned little (validatio
 PER_QUESTION, AROUND = 0.25, 80.0  # seconds of one core: of training, and of a run beside it
 
 
-def jobs() -> list[dict[str, Any]]:
+def jobs() -> list[Job]:
     """All runs: the headline's first seed, both kinds of weights, then the other seeds."""
     first, *rest = (_job("fine-tuned", HEADLINE, seed) for seed in SEEDS)
     return [first, *(_job(name, SMALLER, SEEDS[0]) for name in MODELS), *rest]
 
 
-def _job(model: str, size: int, seed: int) -> dict[str, Any]:
+def _job(model: str, size: int, seed: int) -> Job:
     return {"model": model, "questions": size, "seed": seed}
 
 
@@ -70,7 +67,7 @@ def corpus_hash() -> str:
     return sha256_text(str([list(part[name]) for name in columns]))[:16]
 
 
-def one_job(job: dict[str, Any]) -> dict[str, Any]:
+def one_job(job: Job, runs: list[Record]) -> Record:
     """Run a job; what is recorded of it."""
     import numpy as np
 
@@ -81,7 +78,7 @@ def one_job(job: dict[str, Any]) -> dict[str, Any]:
     from sftkit.losses_spans import extractive
     from sftkit.models.load_spans import load_reader
 
-    begin, seed = time.process_time(), job["seed"]
+    seed = job["seed"]
     data = corpus(job["questions"], seed)
     pretrained = MODELS[job["model"]]
     model, tokenizer = load_reader(
@@ -107,8 +104,6 @@ def one_job(job: dict[str, Any]) -> dict[str, Any]:
     empty = np.array([not texts for texts in test["texts"]])
     kinds = np.array(test["kind"])
     return {
-        "job": job,
-        "command": "python benchmarks/questions.py",
         "f1": list(report.f1),
         "exact": list(report.exact),
         "unnamed": list(report.where(~named).f1),
@@ -118,48 +113,23 @@ def one_job(job: dict[str, Any]) -> dict[str, Any]:
         "f1_by_kind": {k: float(report.rows[kinds == k, 1].mean()) for k in sorted(set(kinds))},
         "threshold": threshold,
         "training_seconds": round(state.seconds, 1),
-        "corpus": corpus_hash(),
-        "processor_seconds": round(time.process_time() - begin, 1),
-        "date": time.strftime("%Y-%m-%d"),
     }
 
 
-def estimate(job: dict[str, Any], runs: list[dict[str, Any]]) -> float:
-    """Seconds of one core: those of a run of this size before, or from the size."""
-    done = [r for r in runs if r["job"]["questions"] == job["questions"]]
-    if done:
-        return sum(r["processor_seconds"] for r in done) / len(done)
-    return AROUND + PER_QUESTION * job["questions"]
-
-
-def missing(runs: list[dict[str, Any]], corpus_now: str) -> list[dict[str, Any]]:
-    """The jobs without a record of the questions as they are now."""
-    done = {(str(r["job"]), r["corpus"]) for r in runs}
-    return [job for job in jobs() if (str(job), corpus_now) not in done]
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--dry-run", action="store_true", help="print the plan only")
-    parser.add_argument("--minutes", type=float, help="begin no run after so many")
-    options = parser.parse_args(arguments)
-    runs = campaign.read_records(RECORDS)
-    todo = missing(runs, corpus_hash())
-    campaign.in_turn(todo, _done, _line, lambda job: estimate(job, runs), options, len(jobs()))
-
-
-def _line(job: dict[str, Any]) -> str:
+def _line(job: Job) -> str:
     return f"{job['model']:14} {job['questions']:>6,} questions  seed {job['seed']}"
 
 
-def _done(job: dict[str, Any]) -> str:
-    record = one_job(job)
-    campaign.keep_run(RECORDS, record, jobs())
-    return f"F1 {100 * record['f1'][0]:.1f}, names nothing {100 * record['unnamed'][0]:.1f}"
-
+CAMPAIGN = Campaign(
+    Path(__file__),
+    jobs,
+    one_job,
+    stamp=("corpus", lambda job: corpus_hash()),
+    line=_line,
+    told=lambda r: f"F1 {100 * r['f1'][0]:.1f}, names nothing {100 * r['unnamed'][0]:.1f}",
+    guess=lambda job: AROUND + PER_QUESTION * job["questions"],
+    alike=("questions",),
+)
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on")
+    CAMPAIGN.main(__doc__)

@@ -10,9 +10,7 @@ texts change. The recipes are those of the notebook, on more test texts.
 
 from __future__ import annotations
 
-import argparse
 import sys
-import time
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,9 +18,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import campaign  # noqa: E402
+from benchmarks.jobs import Campaign, Job, Record  # noqa: E402
 
-RECORDS = ROOT / "benchmarks" / "records" / "summaries.json"
 SCRATCH, DENOISED = "encoder-decoder, from scratch", "encoder-decoder, denoised first"
 TUNED, ZERO = "language model, fine-tuned", "language model, as it is"
 SEEDS = (0, 1, 2)
@@ -34,7 +31,7 @@ ASK = "Write the first line of the docstring that goes on like this:\n\n"
 SECONDS = {SCRATCH: 260.0, DENOISED: 400.0, TUNED: 500.0, ZERO: 200.0}  # of one core
 
 
-def jobs() -> list[dict[str, Any]]:
+def jobs() -> list[Job]:
     """All runs, by seed; the untrained model has none to vary."""
     trained = [{"model": m, "seed": s} for s in SEEDS for m in (SCRATCH, DENOISED, TUNED)]
     return [{"model": ZERO, "seed": 0}, *trained]
@@ -65,11 +62,10 @@ def tested(rows: int) -> Any:
     return part.select(np.unique(np.linspace(0, len(part) - 1, rows).astype(int)))
 
 
-def one_job(job: dict[str, Any]) -> dict[str, Any]:
+def one_job(job: Job, runs: list[Record]) -> Record:
     """Run a job; what is recorded of it."""
     from sftkit.evaluate import summarizing
 
-    begin = time.process_time()
     test = tested(TESTED[job["model"]])
     write = _by_pairs if job["model"] in (SCRATCH, DENOISED) else _by_chat
     lines = write(job, list(test["text"]))
@@ -77,18 +73,13 @@ def one_job(job: dict[str, Any]) -> dict[str, Any]:
     report = summarizing.summary_report(lines, test["summary"], test["text"], groups)
     measures = report.as_metrics()
     return {
-        "job": job,
-        "command": "python benchmarks/summaries.py",
         "rougeL": measures["rougeL"]["value"] / 100,
         "measures": measures,
         "first_lines": lines[:5],
-        "corpus": corpus_hash(),
-        "processor_seconds": round(time.process_time() - begin, 1),
-        "date": time.strftime("%Y-%m-%d"),
     }
 
 
-def _by_pairs(job: dict[str, Any], texts: list[str]) -> list[str]:
+def _by_pairs(job: Job, texts: list[str]) -> list[str]:
     """What an encoder-decoder writes after training."""
     from sftkit import encode_pairs
     from sftkit.batches import Batches, Examples
@@ -116,7 +107,7 @@ def _by_pairs(job: dict[str, Any], texts: list[str]) -> list[str]:
     return translate.translate(model, words, texts, most=TARGET)[0]
 
 
-def _by_chat(job: dict[str, Any], texts: list[str]) -> list[str]:
+def _by_chat(job: Job, texts: list[str]) -> list[str]:
     """What the language model writes, fine-tuned or not."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -161,34 +152,16 @@ def _first_line(answer: str) -> str:
     return next((line for line in lines if line and line[-1] != ":"), "")
 
 
-def missing(runs: list[dict[str, Any]], corpus_now: str) -> list[dict[str, Any]]:
-    """The jobs without a record of the texts as they are now."""
-    done = {(str(r["job"]), r["corpus"]) for r in runs}
-    return [job for job in jobs() if (str(job), corpus_now) not in done]
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--dry-run", action="store_true", help="print the plan only")
-    parser.add_argument("--minutes", type=float, help="begin no run after so many")
-    options = parser.parse_args(arguments)
-    todo = missing(campaign.read_records(RECORDS), corpus_hash())
-    seconds = {str(job): SECONDS[job["model"]] for job in jobs()}
-    campaign.in_turn(todo, _done, _line, lambda job: seconds[str(job)], options, len(jobs()))
-
-
-def _line(job: dict[str, Any]) -> str:
-    return f"{job['model']:32} seed {job['seed']}"
-
-
-def _done(job: dict[str, Any]) -> str:
-    record = one_job(job)
-    campaign.keep_run(RECORDS, record, jobs())
-    return f"ROUGE-L {100 * record['rougeL']:.1f}"
-
+CAMPAIGN = Campaign(
+    Path(__file__),
+    jobs,
+    one_job,
+    stamp=("corpus", lambda job: corpus_hash()),
+    line=lambda job: f"{job['model']:32} seed {job['seed']}",
+    told=lambda record: f"ROUGE-L {100 * record['rougeL']:.1f}",
+    guess=lambda job: SECONDS[job["model"]],
+    alike=("model",),
+)
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on")
+    CAMPAIGN.main(__doc__)

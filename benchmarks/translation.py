@@ -12,9 +12,7 @@ are read once per run of the other groups.
 
 from __future__ import annotations
 
-import argparse
 import sys
-import time
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,10 +20,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import campaign  # noqa: E402
+from benchmarks.jobs import Campaign, Job, Record  # noqa: E402
 
-RECORDS = ROOT / "benchmarks" / "records" / "translation.json"
-GROUPS = ("baselines", "tuning", "headline", "size", "language")
 PRETRAINED, SCRATCH = "pretrained", "from scratch"
 LONGER = "from scratch, as long"  # as many seconds as denoising and fine-tuning together
 ALL_TEXTS = "pretrained on all texts"  # where pairs are few, texts need not be
@@ -43,7 +39,7 @@ BEAM: dict[str, Any] = {"beams": 4, "length_penalty": 1.0}
 PER_PAIR, AROUND = 0.0022, 20.0  # seconds of one thread, for the estimate
 
 
-def jobs() -> list[dict[str, Any]]:
+def jobs() -> list[Job]:
     """All runs: baselines and tuning first, then the headline."""
     baselines = [
         _job("baselines", name, language, size)
@@ -73,7 +69,7 @@ def jobs() -> list[dict[str, Any]]:
 
 def _job(
     group: str, model: str, language: str = LANGUAGE, size: int = ALL, seed: int = 0
-) -> dict[str, Any]:
+) -> Job:
     return {"group": group, "model": model, "language": language, "pairs": size, "seed": seed}
 
 
@@ -85,6 +81,7 @@ def corpus(language: str, size: int, seed: int) -> Any:
     return translations.load(language=language, limit=size or None, seed=seed, longest=LONGEST)
 
 
+@lru_cache(maxsize=2)
 def corpus_hash(language: str) -> str:
     """Of all pairs in their splits: a record counts as long as it stays."""
     from sftkit.files import sha256_text
@@ -111,7 +108,7 @@ def baseline(name: str, data: Any, split: str) -> list[str]:
 
 
 def train(
-    job: dict[str, Any], lr: float, split: str, passes: tuple[float, float] | None = None
+    job: Job, lr: float, split: str, passes: tuple[float, float] | None = None
 ) -> tuple[list[str], dict[str, Any]]:
     """Translations of a split after training; the last weights, not the best.
 
@@ -157,11 +154,11 @@ def train(
     return found, facts | {"training_seconds": round(seconds, 1)}
 
 
-def _of(job: dict[str, Any]) -> Any:
+def _of(job: Job) -> Any:
     return corpus(job["language"], job["pairs"], job["seed"] if job["pairs"] else 0)
 
 
-def best_rate(runs: list[dict[str, Any]], name: str) -> float:
+def best_rate(runs: list[Record], name: str) -> float:
     """The learning rate with the best validation BLEU, of the pretrained or of the others."""
     kind = PRETRAINED if name in (PRETRAINED, ALL_TEXTS) else SCRATCH
     tuned = [r for r in runs if r["job"]["group"] == "tuning" and r["job"]["model"] == kind]
@@ -169,14 +166,14 @@ def best_rate(runs: list[dict[str, Any]], name: str) -> float:
 
 
 def one_job(
-    job: dict[str, Any],
-    runs: list[dict[str, Any]],
+    job: Job,
+    runs: list[Record],
     passes: tuple[float, float] | None = None,
-) -> dict[str, Any]:
+) -> Record:
     """Run a job; what is recorded of it."""
     from sftkit.evaluate import translating
 
-    begin, name, data = time.process_time(), job["model"], _of(job)
+    name, data = job["model"], _of(job)
     facts: dict[str, Any] = {}
     split = "validation" if job["group"] == "tuning" else "test"
     if name in BASELINES:
@@ -190,25 +187,17 @@ def one_job(
     )
     kept = translating.kept(list(rows["source"]), found)
     return {
-        "job": job,
-        "command": "python benchmarks/translation.py",
         "split": split,
         "bleu": list(report.bleu),
         "chrf": list(report.chrf),
         "kept": kept.right / max(kept.texts, 1),
         "train_pairs": len(data["train"]),
         **facts,
-        "corpus": corpus_hash(job["language"]),
-        "processor_seconds": round(time.process_time() - begin, 1),
-        "date": time.strftime("%Y-%m-%d"),
     }
 
 
-def estimate(job: dict[str, Any], runs: list[dict[str, Any]]) -> float:
-    """Seconds of one thread: those of the same job before, or from the sizes."""
-    alike = ("group", "model", "language", "pairs")
-    if same := [r for r in runs if all(r["job"][k] == job[k] for k in alike)]:
-        return sum(r["processor_seconds"] for r in same) / len(same)
+def guess(job: Job) -> float:
+    """Seconds of one thread, from the sizes."""
     if job["model"] in BASELINES:
         return 3.0
     epochs, before = EPOCHS_AT[job["pairs"]]
@@ -217,45 +206,23 @@ def estimate(job: dict[str, Any], runs: list[dict[str, Any]]) -> float:
     return AROUND + PER_PAIR * passes * size
 
 
-def missing(
-    runs: list[dict[str, Any]], now: dict[str, str], groups: list[str] | None = None
-) -> list[dict[str, Any]]:
-    """The jobs without a record of the pairs as they are now.
-
-    Args:
-        now: `corpus_hash` by language.
-    """
-    done = {(str(r["job"]), r["corpus"]) for r in runs}
-    chosen = [job for job in jobs() if not groups or job["group"] in groups]
-    return [job for job in chosen if (str(job), now[job["language"]]) not in done]
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--dry-run", action="store_true", help="print the plan only")
-    parser.add_argument("--minutes", type=float, help="begin no run after so many")
-    parser.add_argument("--group", nargs="*", choices=GROUPS, help="only these")
-    options = parser.parse_args(arguments)
-    runs = campaign.read_records(RECORDS)
-    now = {language: corpus_hash(language) for language in (LANGUAGE, SECOND)}
-    todo = missing(runs, now, options.group)
-    campaign.in_turn(todo, _done, _line, lambda job: estimate(job, runs), options, len(jobs()))
-
-
-def _line(job: dict[str, Any]) -> str:
+def _line(job: Job) -> str:
     size = f"{job['pairs']:,} pairs" if job["pairs"] else "all pairs"
     line = f"{job['group']:9}  {job['model']:23}  {job['language']}  {size:11}"
     return f"{line}  seed {job['seed']}" + (f"  lr {job['lr']:g}" if "lr" in job else "")
 
 
-def _done(job: dict[str, Any]) -> str:
-    record = one_job(job, campaign.read_records(RECORDS))
-    campaign.keep_run(RECORDS, record, jobs())
-    return f"BLEU {record['bleu'][0]:.1f}"
-
+CAMPAIGN = Campaign(
+    Path(__file__),
+    jobs,
+    one_job,
+    stamp=("corpus", lambda job: corpus_hash(job["language"])),
+    line=_line,
+    told=lambda record: f"BLEU {record['bleu'][0]:.1f}",
+    guess=guess,
+    alike=("group", "model", "language", "pairs"),
+    choice="group",
+)
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on")
+    CAMPAIGN.main(__doc__)

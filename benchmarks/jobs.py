@@ -1,0 +1,120 @@
+"""Campaigns whose jobs are dictionaries: what is missing, one job after the other.
+
+A finished job is in the records at once, so a campaign may be interrupted at any time, and the
+same command goes on. A record counts as long as its stamp, a hash of the corpus or the weights
+that its run began with, stays what it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import campaign
+
+Job = dict[str, Any]
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """What the command line of a campaign needs to know about it.
+
+    Args:
+        script: The file that is run, which also names the records and documents the command.
+        jobs: All jobs, in the order in which they are done and recorded.
+        measure: Runs a job, given the records before it; what is recorded of it.
+        stamp: The name of a record's stamp, and the stamp that a job's record must have.
+        line: A job for people.
+        told: What is printed of a record.
+        guess: Seconds of one core for a job that is like none in the records.
+        alike: The entries in which jobs must agree for one to take as long as the other.
+        choice: An entry of the jobs; ``--<entry>`` chooses some of its values.
+    """
+
+    script: Path
+    jobs: Callable[[], list[Job]]
+    measure: Callable[[Job, list[Record]], Record]
+    stamp: tuple[str, Callable[[Job], str]]
+    line: Callable[[Job], str]
+    told: Callable[[Record], str]
+    guess: Callable[[Job], float]
+    alike: tuple[str, ...]
+    choice: str = ""
+    records: Path | None = None
+
+    @property
+    def path(self) -> Path:
+        """Where the records are: in ``records/``, under the script's name unless given."""
+        return self.records or campaign.RECORDS.with_name(f"{self.script.stem}.json")
+
+    def read(self) -> list[Record]:
+        """The runs recorded so far."""
+        return campaign.read_records(self.path)
+
+    def missing(self, runs: Sequence[Record], chosen: Sequence[Any] = ()) -> list[Job]:
+        """The jobs without a record that counts; all, or those of the chosen values."""
+        name, stamp_of = self.stamp
+        done = {(str(run["job"]), run[name]) for run in runs}
+        jobs = [job for job in self.jobs() if not chosen or job.get(self.choice) in chosen]
+        return [job for job in jobs if (str(job), stamp_of(job)) not in done]
+
+    def estimate(self, job: Job, runs: Sequence[Record]) -> float:
+        """Seconds of one core: those of the jobs like it so far, or the guess."""
+        alike = [r for r in runs if all(r["job"].get(k) == job.get(k) for k in self.alike)]
+        if alike:
+            return sum(r["processor_seconds"] for r in alike) / len(alike)
+        return self.guess(job)
+
+    def do(self, job: Job) -> Record:
+        """Run a job and record it."""
+        begin = time.process_time()
+        name, stamp_of = self.stamp
+        record = {"job": job, "command": f"python benchmarks/{self.script.name}"}
+        record |= self.measure(job, self.read())
+        record |= {
+            name: stamp_of(job),
+            "processor_seconds": round(time.process_time() - begin, 1),
+            "date": time.strftime("%Y-%m-%d"),
+        }
+        campaign.keep_run(self.path, record, self.jobs())
+        return record
+
+    def main(self, doc: str, arguments: Sequence[str] | None = None) -> None:
+        """The command line: print what is missing, and do it unless it is a dry run.
+
+        Args:
+            doc: The script's documentation; its first line is shown by ``--help``.
+        """
+        parser = argparse.ArgumentParser(description=doc.split("\n")[0])
+        parser.add_argument("--dry-run", action="store_true", help="print the plan only")
+        parser.add_argument("--minutes", type=float, help="begin no run after so many")
+        if self.choice:
+            values = list(dict.fromkeys(job[self.choice] for job in self.jobs()))
+            parser.add_argument(f"--{self.choice}", nargs="*", choices=values, dest="chosen")
+        options = parser.parse_args(arguments)
+        try:
+            self._work_off(vars(options).get("chosen") or (), options)
+        except KeyboardInterrupt:
+            sys.exit("interrupted; the same command goes on")
+
+    def _work_off(self, chosen: Sequence[Any], options: argparse.Namespace) -> None:
+        begin, runs = time.monotonic(), self.read()
+        todo = self.missing(runs, chosen)
+        minutes = sum(self.estimate(job, runs) for job in todo) / 60
+        every = len(self.jobs())
+        print(f"{len(todo)} of {every} runs to do, about {minutes:.0f} minutes of one core")
+        for count, job in enumerate(todo):
+            if options.dry_run:
+                print(f"{self.line(job)}  about {self.estimate(job, runs):.0f} s")
+                continue
+            if options.minutes is not None and time.monotonic() - begin > 60 * options.minutes:
+                print(f"{options.minutes:g} minutes are over; {len(todo) - count} are left")
+                return
+            told = self.told(self.do(job))
+            print(f"{time.strftime('%H:%M')}  {self.line(job)}  {told}", flush=True)
