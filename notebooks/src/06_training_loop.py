@@ -302,6 +302,11 @@ def pad_by_torch(rows, pad_id, side="left"):
     return torch.stack([pad(ids, True, pad_id, side), pad(ones, True, 0, side)])
 
 
+def mask_inverted(rows, pad_id):
+    ids, mask = pad_by_torch(rows, pad_id)
+    return torch.stack([ids, 1 - mask])
+
+
 def mask_from_ids(rows, pad_id):
     ids = pad_by_torch(rows, pad_id)[0]
     return torch.stack([ids, (ids != pad_id).long()])
@@ -314,10 +319,8 @@ collate_exercise = Exercise(
     [
         (lambda r, p: pad_by_torch(r, p, "right"), "You pad on the right."),
         (mask_from_ids, "A real number may equal pad_id: take the mask from lengths."),
-        (
-            lambda r, p: 1 - pad_by_torch(r, p)[1] + torch.zeros(2, 1, 1).long(),
-            "The mask is 1 for real places, and the ids come first.",
-        ),
+        (mask_inverted, "The mask is 1 for real places and 0 for padding."),
+        (lambda r, p: pad_by_torch(r, p).flip(0), "The ids come first, then the mask."),
     ],
 )
 collate_exercise(collate_left)
@@ -1313,13 +1316,17 @@ answers = {
     "nothing": log_a[:2],
 }
 late = [((4, 1), 0.3, 0.90), ((5, 0), 0.2, 0.95), ((3, 2), 0.1, 0.81)]
+equal = "The two logs are equal: nothing is missing."
+all_steps = "Look at all steps. Rows may part later than at the first."
 rates_too = "Look at the rates too: who starts the schedule again has other ones."
 rows_first = "Look at the rows before the losses: other rows give another loss."
 missing_exercise = Exercise(
     "what did they forget",
     [*answers, "order of the data"],
     [*((log_a[:2], log) for log in answers.values()), (log_a, late)],
-    [(lambda a, b: "optimizer" if a[0][0] == b[0][0] else [*answers][0], rates_too),
+    [(lambda a, b: "optimizer" if a == b else "?", equal),
+     (lambda a, b: "optimizer" if a != b and a[0] == b[0] else "??", all_steps),
+     (lambda a, b: "optimizer" if a[0][0] == b[0][0] else [*answers][0], rates_too),
      (lambda a, b: "optimizer" if a[0][2] == b[0][2] else "random state", rows_first)],
 )  # fmt: skip
 missing_exercise(what_is_missing)
@@ -2214,7 +2221,7 @@ record(out, metrics)
 #
 # **6. Change it** (easy, 10 minutes). Run this notebook with `epochs=1`, then with `epochs=8`:
 # `sftkit run 06 -p epochs=8`. Does the validation accuracy go on rising? Does the training
-# loss? Which of the two would have told you when to stop?
+# loss go on falling? Which of the two would have told you when to stop?
 #
 # ## Summary
 #
