@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
 import pytest
 
+from sftkit.cli import INTERRUPTED
 from sftkit.course import build, notebooks
 from sftkit.errors import ParameterError, RunError
+from sftkit.files import PACKAGE
 
 TINY = """\
 # %% [markdown]
@@ -104,6 +110,33 @@ def test_outputs_are_kept_and_what_varies_is_not(course: Path) -> None:
     assert set(notebook.metadata) == {"kernelspec", "language_info", "sftkit"}
     assert notebook.metadata.sftkit.hashes.source == build.hashes_of(notebook)["source"]
     assert not list(course.rglob("left-behind.txt"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no signals for one process alone")
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_build_says_so_in_a_sentence(tmp_path, write_source, how) -> None:
+    begun = tmp_path / "begun"
+    cell = f"import pathlib, time\npathlib.Path({str(begun)!r}).touch()\ntime.sleep(60)"
+    source = write_source(tmp_path / "src" / "01_slow.py", f"# %%\n{cell}\n")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sftkit", "build", str(source)],
+        cwd=PACKAGE.parent,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that starts jobs in the background lets them ignore the first signal.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    try:
+        end = time.monotonic() + 60
+        while not begun.exists() and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.05)
+        process.send_signal(how)
+        said = process.communicate(timeout=30)[1]
+    finally:
+        process.kill()
+    assert process.returncode == INTERRUPTED and "Traceback" not in said
+    assert "the one under way is as it was" in said
+    assert not source.with_suffix(".ipynb").exists()
 
 
 def test_cell_ids_depend_on_text_and_occurrence(course: Path) -> None:

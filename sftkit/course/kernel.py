@@ -93,12 +93,16 @@ def execute(make_client: Callable[[], Any]) -> Any:
 
     Raises:
         RunError: No kernel could be started.
+        KeyboardInterrupt: Someone interrupted or ended this process.
     """
     for _ in range(STARTS):
         client = make_client()
         try:
             return client.execute()
-        except (RuntimeError, AssertionError) as problem:
+        except Exception as problem:
+            if getattr(client, "_async_cleanup_kernel_future", None) is not None:
+                # nbclient took the signal, stopped the kernel, and stumbled over that.
+                raise KeyboardInterrupt from None
             if not _never_answered(problem):
                 raise
             # nbclient would want to stop the kernel that is no more when Python ends.
