@@ -547,11 +547,15 @@ def ranks_without_ties(score, y):
     return (rank[y == 1].sum() - P * (P + 1) / 2) / (P * N)
 
 
-ties = [0.5, 0.5, 0.5, 0.2, 0.1], [0, 1, 1, 0, 0]
+lists = [
+    ([0.5, 0.5, 0.5, 0.2, 0.1], [0, 1, 1, 0, 0]),
+    ([3, 1, 2, 4], [0, 0, 1, 1]),
+    ([1, 1], [0, 1]),
+]
 auc_exercise = Exercise(
     "AUC by ranks",
     lambda s, y: sk.roc_auc_score(y, s),
-    [ties, ([3, 1, 2, 4], [0, 0, 1, 1]), ([1, 1], [0, 1])],
+    [(np.array(score), np.array(y)) for score, y in lists],
     [
         (ranks_without_ties, "Equal scores must share their mean rank."),
         (
@@ -1553,7 +1557,7 @@ for i, d in enumerate((0.005, 0.01, 0.02, 0.05)):
     ax.plot(sizes, curve, label=f"{100 * d:g} {name}", color=show.COLOURS[i], **marker)
     n = evaluate.examples_needed(d, psi)
     alt += f" {100 * d:g} {name}: 80 % at {n:,} examples."
-ax.axhline(80, color="grey", linestyle=":")
+ax.axhline(80, color="grey", linestyle=":", label="four of five")
 ax.axvline(len(y_test), color="grey", linestyle="--", label="our test set")
 ax.set(
     xscale="log", xlabel="test examples", ylabel="differences seen, %", ylim=(0, 101)
@@ -1561,7 +1565,7 @@ ax.set(
 ax.set_title(
     f"Models that disagree on {100 * psi:.0f} %: small differences need thousands"
 )
-ax.legend(title="true difference", loc="upper left")
+ax.legend(title="true difference", loc="upper left", frameon=True, framealpha=1)
 show.figure(fig, alt)
 print(alt)
 
@@ -1625,7 +1629,8 @@ rows = [
     ("all runs", 100 * every.mean()),
 ]
 show.table([(k, float(v)) for k, v in rows], ("", "accuracy, %"), digits=2)
-sigma = 100 * math.sqrt(every.mean() * (1 - every.mean()) / (every.shape[1] / 2))
+size = halves.sum(axis=1).mean()  # of the half that chooses
+sigma = 100 * math.sqrt(every.mean() * (1 - every.mean()) / size)
 print(f"too high by {curse:.2f} points; ", end="")
 print(f"40 independent equals: {sigma * mean_of_largest(40):.2f}")
 assert curse > 0
@@ -1911,12 +1916,15 @@ def drawn_or_not(sums, counts):
     return list(f1_of_repeated_rows(sums, np.minimum(counts, 1)))
 
 
-a = [[1, 2, 1], [0, 1, 3], [5, 6, 5]], [[1, 1, 1], [0, 3, 0], [2, 0, 1]]
-b, c = ([[0, 0, 0], [2, 2, 4]], [[2, 0], [1, 1]]), ([[3, 3, 3]], [[1]])
+lists = [
+    ([[1, 2, 1], [0, 1, 3], [5, 6, 5]], [[1, 1, 1], [0, 3, 0], [2, 0, 1]]),
+    ([[0, 0, 0], [2, 2, 4]], [[2, 0], [1, 1]]),
+    ([[3, 3, 3]], [[1]]),
+]
 replicates_exercise = Exercise(
     "bootstrap of sums",
     lambda sums, counts: list(f1_of_repeated_rows(sums, counts)),
-    [a, b, c],
+    [(np.array(sums), np.array(counts)) for sums, counts in lists],
     [
         (
             mean_of_f1,
