@@ -19,6 +19,7 @@ CELL_TIMEOUT = 600  # seconds per cell
 FOLDERS = ("sftkit", "tests", "benchmarks", "notebooks/src")  # for the linter
 NO_TESTS = 5  # pytest's exit code when nothing was selected
 PARALLEL = ("-n", "2", "--dist", "loadfile")  # a notebook's cells must stay on one kernel
+LONGEST = ("--durations=15", "--durations-min=5")  # where the time went
 NBVAL = ("--nbval-current-env", f"--nbval-cell-timeout={CELL_TIMEOUT}")
 
 
@@ -123,7 +124,7 @@ def _parts(root: Path, temporary: Path, more: Sequence[str]) -> list[tuple[str, 
         ("ruff check", lambda: ruff("check")),
         ("ruff format", lambda: ruff("format", "--check")),
         ("mypy", lambda: _call(root, "mypy")),
-        ("tests", lambda: _pytest(root, "tests", "-m", "not slow", *PARALLEL, *more)),
+        ("tests", lambda: _pytest(root, "tests", "-m", "not slow", *PARALLEL, *LONGEST, *more)),
         ("notebooks, compared", lambda: _notebooks(root, compared, strict)),
         ("notebooks, fast copies", fast_copies),
         ("notebooks, check", check),
