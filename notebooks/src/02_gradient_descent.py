@@ -938,7 +938,7 @@ for ax, which, name in zip(axes, (0, 1), titles, strict=True):
     ax.set(xlabel="learning rate", ylim=(0.2, 20))
     ax.set_title(name)
 axes[0].set_ylabel("training loss after 2 epochs, nats")
-axes[1].legend(ncols=2)
+axes[0].legend(loc="upper left")
 show.figure(
     fig,
     "Training loss against the rate for six optimizers: valleys of equal depth in "
@@ -1013,13 +1013,14 @@ for name, step in (("Adam + L2", l2_adam), ("AdamW", adamw)):
 # %%
 expected = (1 - lr * decay) ** np.arange(1, steps + 1)
 fig, axes = show.new_figure(columns=2, sharey=True)
-for ax, (name, curve) in zip(axes, curves.items(), strict=True):
+for ax, curve in zip(axes, curves.values(), strict=True):
     for k, size in enumerate(("10", "0.1")):
         style = dict(color=show.COLOURS[k], marker=show.MARKERS[k], markevery=40)
         ax.plot(curve[:, k], label=f"gradient noise {size}", **style)
     ax.plot(expected, "k--", lw=1, label="(1 − ηλ) to the power of k")
     ax.set(xlabel="step k")
-    ax.set_title(name)
+axes[0].set_title("Adam + L2: noise decides the decay")
+axes[1].set_title("AdamW: the same decay for both")
 axes[0].set_ylabel(f"mean of {copies:,} weights")
 axes[1].legend()
 last = {name: [f"{v:.2f}" for v in curve[-1]] for name, curve in curves.items()}
@@ -1856,9 +1857,9 @@ for rate, mu in ((math.nan, 0.9), (0.1, 1.5), (1e300, 0.9)):
 # %% [markdown]
 # ## Exercises
 #
-# Replace the line that raises `NotImplementedError`, run the cell, then the folded one
-# below it. It checks your function and names the likely mistake; the solution is folded
-# after it.
+# Replace the line that raises `NotImplementedError`, run the cell, then the folded cells
+# below it, until one prints a sentence. It checks your function and names the likely
+# mistake; the solution is folded after it.
 #
 # **1. The limit** (easy, 5 minutes). The Hessian $H$ of a quadratic, symmetric with no
 # negative eigenvalue, is given as a matrix. Give the rate at which plain descent stops
@@ -1873,7 +1874,7 @@ for rate, mu in ((math.nan, 0.9), (0.1, 1.5), (1e300, 0.9)):
 
 # %% tags=["exercise"]
 def largest_rate(H):
-    """The bound 2/λmax; H (D, D) is symmetric without negative eigenvalues."""
+    """The bound, a number; H is an array (D, D), not 0 everywhere."""
     raise NotImplementedError
 
 
@@ -1882,10 +1883,10 @@ limit_exercise = Exercise(
     "the limit",
     lambda H: 2 / np.linalg.norm(H, 2),
     [
-        ([[3.0, 1.0], [1.0, 2.0]],),
-        ([[0.0, 0.0], [0.0, 5.0]],),  # a flat direction
-        ([[2.0, 1.0, 0.0], [1.0, 2.0, 1.0], [0.0, 1.0, 2.0]],),
-        ([[0.25]],),
+        (np.array([[3.0, 1.0], [1.0, 2.0]]),),
+        (np.diag([0.0, 5.0]),),  # a flat direction
+        (np.array([[2.0, 1.0, 0.0], [1.0, 2.0, 1.0], [0.0, 1.0, 2.0]]),),
+        (np.array([[0.25]]),),
     ],
     [
         (lambda H: 2 / np.linalg.norm(H, -2), "The steepest direction decides."),
@@ -1910,9 +1911,9 @@ limit_exercise(largest_rate_solution)
 # %% [markdown]
 # **2. AMSGrad** (medium, 15 minutes). Reddi et al. (2018) found a convex problem on which
 # Adam does not converge, since its $s$ forgets rare large gradients. Their repair: divide by
-# the largest $s$ seen so far, element by element. Write it, from $\theta = 0$, for a list of
-# gradients, and give $\theta$ after every step. As in torch, take the largest of the plain
-# $s_k$, and put the hat on the largest.
+# the largest $s$ seen so far, element by element. Write it, from $\theta = 0$, for an array
+# with a gradient in each row, and give $\theta$ after every step. As in torch, take the
+# largest of the plain $s_k$, and put the hat on the largest.
 #
 # <details><summary>Hint 1</summary>Begin with the function adam of section 5. One more
 # entry of the state holds the largest s; numpy.maximum works element by element.</details>
@@ -1923,7 +1924,7 @@ limit_exercise(largest_rate_solution)
 
 # %% tags=["exercise"]
 def amsgrad(gradients, lr, betas, eps):
-    """Positions (K, D) after each of the K steps, from 0; gradients (K, D)."""
+    """Positions (K, D) after each of the K steps; gradients is an array (K, D)."""
     raise NotImplementedError
 
 
@@ -1939,31 +1940,40 @@ def torchs_adam(gradients, lr, betas, eps, amsgrad=True):
     return path
 
 
+def hat_first(gradients, lr, betas, eps):
+    theta = m = s = top = np.zeros(gradients.shape[1])
+    path = []
+    for k, g in enumerate(gradients, start=1):
+        m = betas[0] * m + (1 - betas[0]) * g
+        s = betas[1] * s + (1 - betas[1]) * g**2
+        top = np.maximum(top, s / (1 - betas[1] ** k))
+        theta = theta - lr * m / (1 - betas[0] ** k) / (np.sqrt(top) + eps)
+        path.append(theta)
+    return path
+
+
 # %% tags=["check"] jupyter={"source_hidden": true}
-rare = [[10.0, 1.0], [0.1, 1.0], [0.1, -1.0], [0.0, 0.0]] * 2
+rare = np.array([[10.0, 1.0], [0.1, 1.0], [0.1, -1.0], [0.0, 0.0]] * 2)
 amsgrad_exercise = Exercise(
     "AMSGrad",
     torchs_adam,
     [
         (rare, 0.1, (0.9, 0.5), 1e-8),
         (np.random.default_rng(9).normal(size=(6, 3)), 0.01, (0.9, 0.99), 0.5),
-        ([[0.0]], 0.1, (0.9, 0.999), 1e-8),
+        (np.zeros((1, 1)), 0.1, (0.9, 0.999), 1e-8),
     ],
     [
-        (
-            lambda g, lr, b, e: torchs_adam(g, lr, b, e, amsgrad=False),
-            "That is Adam: keep the largest s.",
-        ),
-        (
-            lambda g, lr, b, e: torchs_adam(g, lr, b[::-1], e),
-            "The first beta belongs to m, the second to s.",
-        ),
-        (
-            lambda g, lr, b, e: -np.array(torchs_adam(g, lr, b, e)),
-            "The sign: step against the gradient.",
-        ),
+        (lambda g, lr, b, e: torchs_adam(g, lr, b, e, amsgrad=False),
+         "That is Adam: keep the largest s."),
+        (hat_first, "Keep the largest s without its hat, and put the hat on after."),
+        (lambda g, lr, b, e: torchs_adam(g, lr, b[::-1], e),
+         "The first beta belongs to m, the second to s."),
+        (lambda g, lr, b, e: -np.array(torchs_adam(g, lr, b, e)),
+         "The sign: step against the gradient."),
+        (lambda g, lr, b, e: torchs_adam(g, lr, b, e)[-1:] * len(g),
+         "All rows are the last one: theta is changed in place; append a copy."),
     ],
-)
+)  # fmt: skip
 amsgrad_exercise(amsgrad)
 
 
@@ -1985,8 +1995,9 @@ amsgrad_exercise(amsgrad_solution)
 
 # %% [markdown]
 # **3. Warm up, then cool to a floor** (easy, 10 minutes). Give the factors of all `total`
-# steps: linear warm-up over `warmup` steps that does not begin at 0, then half a cosine
-# from 1 down towards `floor`, a share of the base rate (pretraining runs often end at 0.1).
+# steps: the linear warm-up of section 7 over `warmup` steps (fewer than `total`, perhaps
+# none), then half a cosine from 1 in its first step towards `floor`, a share of the base
+# rate, which it would reach at step `total` (pretraining runs often end at 0.1).
 #
 # <details><summary>Hint 1</summary>Section 7 has the case floor = 0. A cosine between 1 and
 # floor is floor plus (1 − floor) times the one between 1 and 0.</details>
@@ -2018,6 +2029,16 @@ def from_nothing(total, warmup, floor):
     return [k / warmup for k in range(warmup)] + right[warmup:]
 
 
+def full_too_early(total, warmup, floor):
+    right = with_torch(total, warmup, floor)
+    return [(k + 1) / warmup for k in range(warmup)] + right[warmup:]
+
+
+def floor_too_early(total, warmup, floor):
+    up, left = with_torch(total, warmup, floor)[:warmup], total - warmup
+    return up + (with_torch(left - 1, 0, floor) + [floor] if left > 1 else [1.0])
+
+
 # %% tags=["check"] jupyter={"source_hidden": true}
 schedule_exercise = Exercise(
     "warm-up, then a floor",
@@ -2025,6 +2046,8 @@ schedule_exercise = Exercise(
     [(10, 4, 0.1), (7, 0, 0.0), (9, 1, 0.5), (5, 4, 0.2)],
     [
         (from_nothing, "The first rate is 0: a batch is thrown away."),
+        (full_too_early, "Warm-up rises to w/(w + 1); the cosine's first step is 1."),
+        (floor_too_early, "The floor belongs to step total, one behind the last."),
         (
             lambda t, w, f: with_torch(t, w, 0.0),
             "It goes down to 0, and not to the floor.",
@@ -2068,7 +2091,7 @@ schedule_exercise(warm_then_floor_solution)
 
 # %% tags=["exercise"]
 def accumulated(sums, counts, most):
-    """The clipped mean gradient (D,) from K sums (K, D) and K counts."""
+    """The clipped mean gradient (D,); sums is an array (K, D), counts one (K,)."""
     raise NotImplementedError
 
 
@@ -2089,29 +2112,33 @@ def mean_of_means(sums, counts, most):
     return by_package(means, [1] * len(means), most * len(means)) / len(means)
 
 
+def always_scaled(sums, counts, most):
+    mean = sums.sum(axis=0) / sum(counts)
+    return most * mean / (np.linalg.norm(mean) + 1e-6)
+
+
 # %% tags=["check"] jupyter={"source_hidden": true}
 accumulate_exercise = Exercise(
     "accumulate, divide, clip",
     by_package,
     [
-        ([[6.0, -8.0], [30.0, 40.0]], [1, 9], 100.0),
-        ([[6.0, -8.0], [30.0, 40.0]], [1, 9], 2.0),
-        ([[3.0, 4.0]], [2], 1.0),
-        ([[0.0, 0.0]], [3], 1.0),  # no gradient at all
+        (np.array([[6.0, -8.0], [30.0, 40.0]]), np.array([1, 9]), 50.0),
+        (np.array([[6.0, -8.0], [30.0, 40.0]]), np.array([1, 9]), 2.0),
+        (np.array([[3.0, 4.0]]), np.array([2]), 1.0),
+        (np.zeros((1, 2)), np.array([3]), 1.0),  # no gradient at all
     ],
     [
         (mean_of_means, "A mean of means: the small micro-batch weighs too much."),
         (clipped_first, "You clip before everything is added up and divided."),
-        (
-            lambda s, c, m: by_package(s, c, 1e12),
-            "Nothing is clipped.",
-        ),
-        (
-            lambda s, c, m: by_package(s, [1], m),
-            "The sum is not divided by the count.",
-        ),
+        (lambda s, c, m: by_package(s, [1], m) / sum(c), "Divide first, then clip."),
+        (lambda s, c, m: by_package(s, c, 1e12), "Nothing is clipped."),
+        (lambda s, c, m: by_package(s, [1], m), "The sum is not divided by the count."),
+        (always_scaled, "A gradient shorter than the limit stays as it is."),
+        (lambda s, c, m: np.clip(s.sum(axis=0) / sum(c), -m, m),
+         "Clip the norm and keep the direction, not each number."),
     ],
-)
+    tolerance=1e-5,
+)  # fmt: skip
 accumulate_exercise(accumulated)
 
 
@@ -2137,7 +2164,7 @@ accumulate_exercise(accumulated_solution)
 
 # %% tags=["exercise"]
 def noise_scale(size_a, square_a, size_b, square_b):
-    """B_simple from the mean squared gradient norms at two batch sizes."""
+    """B_simple, a number, from the mean squared norms at two different sizes."""
     raise NotImplementedError
 
 
@@ -2154,16 +2181,15 @@ noise_exercise = Exercise(
     list(truth),
     [
         (lambda *case: truth[case][1], "That is tr Σ; divide it by |g|²."),
-        (
-            lambda *case: truth[case][0] / truth[case][1],
-            "Upside down: noise over signal.",
-        ),
-        (
-            lambda a, p, b, q: truth[a, p, b, q][1] / q,
-            "|g_B|² is not |g|²: it holds tr Σ / B as well.",
-        ),
+        (lambda *case: truth[case][0] / truth[case][1],
+         "Upside down: noise over signal."),
+        (lambda a, p, b, q: truth[a, p, b, q][1] / q,
+         "|g_B|² is not |g|²: it holds tr Σ / B as well."),
+        (lambda a, p, b, q: truth[a, p, b, q][1] / p,
+         "Neither |g_B|² is |g|²: both hold tr Σ / B as well."),
     ],
-)
+    tolerance=1e-4,
+)  # fmt: skip
 noise_exercise(noise_scale)
 
 

@@ -1400,10 +1400,13 @@ for text in ("", "x" * 100_000, "\ud83d"):
 # %% [markdown]
 # ## Exercises
 #
+# Replace the line that raises `NotImplementedError`, run the cell, then the folded cells
+# below it, until one prints a sentence. It names the likely mistake.
+#
 # **1. One step of BPE** (medium, 15 minutes). The corpus is a dictionary from a word, written
 # as a tuple of symbols, to its count. Find the commonest pair of neighbours; among equally
-# common ones take the smallest in Python's order of tuples. Join it everywhere. Give the pair
-# and the new dictionary. With no pair left, give `None` and the corpus as it was.
+# common ones take the smallest in Python's order of tuples. Join it everywhere. Give a tuple
+# of the pair and the new dictionary. With no pair left, give `None` and the corpus as it was.
 #
 # <details><summary>Hint 1</summary>A pair in a word that occurs five times counts five
 # times.</details>
@@ -1419,7 +1422,7 @@ def bpe_step(corpus):
     raise NotImplementedError
 
 
-# %% tags=["check"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true}
 def answering(cases, results, wrong):
     """Gives the results, but for the cases in wrong (number: other result)."""
     given = [wrong.get(k, result) for k, result in enumerate(results)]
@@ -1429,22 +1432,30 @@ def answering(cases, results, wrong):
 cases = [
     ({("b", "a", "n"): 4, ("c", "b", "a"): 3, ("n", "a"): 6},),
     ({("p", "q"): 1, ("p", "q", "r"): 1, ("s", "t"): 5},),
-    ({("a", "b", "c"): 2},),
+    ({("b", "c"): 2, ("a", "b"): 2, ("c", "d"): 2},),
     ({("a", "a", "a"): 3, ("b", "a", "a", "a", "a"): 1},),
+    ({("ca", "b"): 1, ("a", "b"): 5},),
     ({("a",): 5},),
     ({},),
 ]
 results = [
     (("b", "a"), {("ba", "n"): 4, ("c", "ba"): 3, ("n", "a"): 6}),
     (("s", "t"), {("p", "q"): 1, ("p", "q", "r"): 1, ("st",): 5}),
-    (("a", "b"), {("ab", "c"): 2}),
+    (("a", "b"), {("b", "c"): 2, ("ab",): 2, ("c", "d"): 2}),
     (("a", "a"), {("aa", "a"): 3, ("b", "aa", "aa"): 1}),
+    (("a", "b"), {("ca", "b"): 1, ("ab",): 5}),
     (None, {("a",): 5}),
     (None, {}),
 ]
+
+# %% jupyter={"source_hidden": true}
 unweighted = {1: (("p", "q"), {("pq",): 1, ("pq", "r"): 1, ("s", "t"): 5})}
-last_of_equals = {2: (("b", "c"), {("a", "bc"): 2})}
+first_of_equals = {2: (("b", "c"), {("bc",): 2, ("a", "b"): 2, ("c", "d"): 2})}
+last_of_equals = {2: (("c", "d"), {("b", "c"): 2, ("a", "b"): 2, ("cd",): 2})}
 used_twice = {3: (("a", "a"), {("aa", "aa"): 3, ("b", "aa", "aa", "aa"): 1})}
+inside_symbols = {4: (("a", "b"), {("cab",): 1, ("ab",): 5})}
+
+# %% tags=["check"] jupyter={"source_hidden": true}
 bpe_step_exercise = Exercise(
     "one step of BPE",
     results,
@@ -1456,11 +1467,19 @@ bpe_step_exercise = Exercise(
         ),
         (
             answering(cases, results, last_of_equals),
-            "Of equal pairs take the smallest.",
+            "Of equal pairs take the smallest, not the largest or last.",
+        ),
+        (
+            answering(cases, results, first_of_equals),
+            "Of equal pairs take the smallest, not the one met first.",
         ),
         (
             answering(cases, results, used_twice),
             "After a hit go on behind both symbols.",
+        ),
+        (
+            answering(cases, results, inside_symbols),
+            "Compare whole symbols: the pair a b is not in ca b.",
         ),
     ],
 )
@@ -1492,7 +1511,7 @@ bpe_step_exercise(bpe_step_solution)
 # %% [markdown]
 # **2. Longest match, backwards** (easy, 10 minutes). Cut a text from its *end*: take the
 # longest dictionary word that the text ends with, then go on before it. Where no word ends,
-# take one character.
+# take one character. Give the list of the words, in the order of the text.
 #
 # <details><summary>Hint 1</summary>Collect the words from the last to the first, and turn the
 # list round at the end.</details>
@@ -1502,11 +1521,11 @@ bpe_step_exercise(bpe_step_solution)
 
 # %% tags=["exercise"]
 def match_backwards(text, dictionary):
-    """The words of the text, in order; dictionary is a set of words."""
+    """List of the words, in the text's order; dictionary is a set of words."""
     raise NotImplementedError
 
 
-# %% tags=["check"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true}
 def forward(text, dictionary):
     words = []
     while text:
@@ -1526,6 +1545,12 @@ def skips_unknown(text, dictionary):
     return words
 
 
+# %% jupyter={"source_hidden": true}
+def not_turned(text, dictionary):
+    answers = (["起源", "的", "生命", "研究"], ["尚未", "和"], ["y", "研究", "x"])
+    return next(([*a] for a in answers if "".join(a[::-1]) == text), None)
+
+
 def shortest(text, dictionary):
     words = []
     while text:
@@ -1537,6 +1562,7 @@ def shortest(text, dictionary):
     return words
 
 
+# %% tags=["check"] jupyter={"source_hidden": true}
 han = {"研究", "研究生", "生命", "起源", "的", "和尚", "尚未"}
 backwards_exercise = Exercise(
     "longest match, backwards",
@@ -1561,6 +1587,7 @@ backwards_exercise = Exercise(
             "Where no word ends, keep one character: nothing may get lost.",
         ),
         (shortest, "You take the shortest word that ends there; take the longest."),
+        (not_turned, "The words are right, their order is not: turn the list round."),
     ],
 )
 backwards_exercise(match_backwards)
@@ -1581,7 +1608,8 @@ backwards_exercise(match_backwards_solution)
 # %% [markdown]
 # **3. Pad and mask** (easy, 10 minutes). Make a rectangle of rows of ids. Each row ends with a
 # stop token. Cut rows that are longer than `limit`, but keep their last id in the last place.
-# Pad on the right with `pad`. Give ids and mask.
+# Pad on the right with `pad`, up to the longest row that is left. Give ids and mask (1 for
+# an id of the row, 0 for padding).
 #
 # <details><summary>Hint 1</summary>A cut row is its first limit − 1 ids, and then its last
 # one.</details>
@@ -1612,6 +1640,12 @@ results = [
 ]
 on_the_left = {0: ([[5, 6, 2], [0, 7, 2]], [[1, 1, 1], [0, 1, 1]])}
 by_id = {1: ([[5, 6, 2], [7, 2, 2]], [[1, 1, 0], [1, 0, 0]])}
+to_limit = {
+    0: (
+        [[5, 6, 2] + [0] * 5, [7, 2] + [0] * 6],
+        [[1] * 3 + [0] * 5, [1] * 2 + [0] * 6],
+    )
+}
 no_stop = {2: ([[1, 2, 3], [4, 9, 0]], [[1, 1, 1], [1, 1, 0]])}
 pad_exercise = Exercise(
     "pad and mask",
@@ -1619,6 +1653,10 @@ pad_exercise = Exercise(
     cases,
     [
         (answering(cases, results, on_the_left), "Pad on the right."),
+        (
+            answering(cases, results, to_limit),
+            "Pad to the longest row that is left, not to the limit.",
+        ),
         (
             answering(cases, results, by_id),
             "A stop token that equals pad is text: make the mask from lengths.",
@@ -1672,6 +1710,8 @@ offsets_exercise = Exercise(
     [
         (lambda t, o, a, b: "".join(t[s:e] for s, e in o[a : b + 1]),
          "You join the pieces: the spaces between them are lost. Cut the text once."),
+        (lambda t, o, a, b: " ".join(t[s:e] for s, e in o[a : b + 1]),
+         "Not all tokens have a space between them. Cut the text once."),
         (lambda t, o, a, b: t[o[a][0] : o[b][1]],
          "A special token's (0, 0) is no place in the text: leave such offsets out."),
         (lambda t, o, a, b: t[o[a][0] : o[b - 1][1]], "The last token belongs to it."),
@@ -1723,9 +1763,9 @@ def per_space(texts, tokenize):
 
 fertility_exercise = Exercise(
     "fertility",
-    [11 / 4, 2.0, 0.0, 0.0, 4 / 3],
-    [(["a  bcd", "international y"], halves), (["abc"], halves), ([], halves),
-     (["", " \n"], halves), (["a", "bc\tdef"], halves)],  # fmt: skip
+    [11 / 4, 4 / 3, 2.0, 0.0, 0.0],
+    [(["a  bcd", "international y"], halves), (["a", "bc\tdef"], halves),
+     (["abc"], halves), ([], halves), (["", " \n"], halves)],  # fmt: skip
     [
         (mean_of_ratios, "That is the mean of ratios. Count all, divide once."),
         (per_character, "You divide by characters. Divide by words."),

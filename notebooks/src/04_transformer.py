@@ -1601,7 +1601,9 @@ for ax, (name, (block, head, *_)) in zip(axes, habits.items(), strict=True):
 axes[0].set_ylabel("token that looks")
 fig.colorbar(image, ax=axes, label="share", shrink=0.7)
 show.figure(
-    fig, "Left: the diagonal below the main one. Middle: above it. Right: a column."
+    fig,
+    "Left: the diagonal below the main one. Middle: above it, and the first "
+    "column. Right: the last column.",
 )
 
 # %% [markdown]
@@ -1637,8 +1639,8 @@ figure_box(draw, controls)
 # %% [markdown]
 # ## Exercises
 #
-# Replace the line that raises `NotImplementedError`, run the cell, then the one below it.
-# The check names the likely mistake.
+# Replace the line that raises `NotImplementedError`, run the cell, then the folded cells
+# below it, until one prints a sentence. It names the likely mistake.
 #
 # **1. One query** (easy, 10 minutes). Write attention for one query in plain Python, with
 # lists and `math` only. Scores may be large: `math.exp(1000)` raises an error.
@@ -1675,14 +1677,19 @@ attend_exercise = Exercise(
     [
         ([1.0, -0.5], [[0.3, 1.0], [2.0, 0.0], [0.1, 0.2]], [[1.0], [3.0], [-4.0]]),
         ([2.0], [[3.0]], [[7.0, 8.0, 9.0]]),
-        ([900.0, 900.0], [[1.0, 0.0], [1.0, 0.0], [0.0, -1.0]], [[1.0], [2.0], [5.0]]),
+        ([3e3, 3e3], [[1.0, 0.0], [1.0, 0.0], [0.0, -1.0]], [[1.0], [2.0], [5.0]]),
     ],
     [
         (scaled(lambda d, S: 1.0), "Divide the scores by the root of d."),
         (scaled(lambda d, S: 1 / d), "You divide by d. Divide by its root."),
         (scaled(lambda d, S: S**-0.5), "d is the width, not the number of keys."),
         (scaled(lambda d, S: 0.0), "All shares are equal: use the scores."),
+        (
+            lambda q, k, v: [math.nan] * len(v[0]),
+            "Not a number: subtract the largest score before exp.",
+        ),
     ],
+    tolerance=1e-5,
 )
 attend_exercise(attend)
 
@@ -1717,7 +1724,7 @@ attend_exercise(attend_solution)
 
 # %% tags=["exercise"]
 def allowed(lengths, T):
-    """0 or 1, nested lists or an array (B, T, T)."""
+    """0 or 1, nested lists or an array (B, T, T); lengths is a list."""
     raise NotImplementedError
 
 
@@ -1738,6 +1745,11 @@ def only_real(lengths, T):
     return [[[int(s < n) for s in range(T)]] * T for n in lengths]
 
 
+def both_real(lengths, T):
+    mask = lower(lengths, T) * only_real(lengths, T)
+    return mask * np.swapaxes(only_real(lengths, T), 1, 2)
+
+
 # %% tags=["check"] jupyter={"source_hidden": true}
 allowed_exercise = Exercise(
     "allowed",
@@ -1751,6 +1763,7 @@ allowed_exercise = Exercise(
         (lower, "Padding is missing: no token may look at s >= length."),
         (only_real, "Tokens look ahead: with s > t they would read the answer."),
         (below, "A token may look at itself: s <= t."),
+        (both_real, "Here the rows of padding follow the same two conditions."),
         (upper, "Down is the token that looks, across the one it looks at: transpose."),
     ],
 )
