@@ -28,8 +28,16 @@ def test_every_run_is_there_once_and_its_parameters_are_the_notebooks():
     known = {p.name: p.default for p in parse(cell.source, source.name)}
     for job in jobs:
         assert set(job.parameters) <= set(known)
-        varied = {k: v for k, v in job.parameters.items() if k not in ("seed", "eval_rows")}
+        varied = {k: v for k, v in job.parameters.items() if k != "seed"}
         assert not any(known[k] == v for k, v in varied.items()), "a run with the default"
+
+
+def test_it_is_small_and_the_seeds_are_where_the_comparisons_are():
+    jobs = instruction.jobs()
+    assert len(jobs) <= 16 and sum(job.seconds() for job in jobs) < 110 * 60
+    for group in ("live", "all"):
+        assert [j.parameters["seed"] for j in jobs if j.group == group] == [0, 1, 2]
+    assert {*instruction.GROUPS} >= {"neftune", "prompt_weight", "rejection", "distillation"}
 
 
 def test_the_plan_is_worked_off_once_and_goes_on(tmp_path, capsys):

