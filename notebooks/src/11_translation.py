@@ -358,8 +358,8 @@ for i in np.linspace(0, len(said) - 1, 8).astype(int):
     print(f"  {row['source']:16} {row['target']}{wrong}")
 
 # %% [markdown]
-# **What differs from the published runs.** They train on over twenty times as many words. Their
-# splits are by word too, so that `abandon` may be in training and `abandoned` in test; only
+# **What differs from the published runs.** They train on over twenty times as many words. The
+# split is by word, here as there: `abandon` may be in training and `abandoned` in test. Only
 # `abbot's` goes with `abbot` here. The first three used an older edition of the dictionary.
 # The last row shows what that means: the same program has 20 % word errors on the old edition
 # and about 31 % on the new, as its own page reports. So the numbers say what a few thousand
@@ -505,8 +505,18 @@ show.figure(fig, "Histograms of token counts; medians "
 # $$
 #
 # The first factor, the **brevity penalty**, keeps short translations from being precise at no
-# cost. **chrF** (Popović 2015) compares n-grams of one to six characters, and so sees that a
-# word is nearly right. Both follow from sums over sentences: the bootstrap of notebook 08
+# cost. Where an order has no match at all, the product would be zero: the first such order
+# counts as half a match, the next as a quarter (sacreBLEU's smoothing "exp").
+#
+# **chrF** (Popović 2015) compares n-grams of one to six characters, blanks left out, and so
+# sees that a word is nearly right. With $P$ and $R$ the means, over the six orders, of the
+# share of the translation's n-grams that match and of the share of the reference's,
+#
+# $$
+# \mathrm{chrF}_\beta = 100 \cdot \frac{(1 + \beta^2) P R}{\beta^2 P + R}, \qquad \beta = 2:
+# $$
+#
+# recall weighs more. Both scores follow from sums over sentences: the bootstrap of notebook 08
 # draws sentences (here families) and computes the score of each draw.
 #
 # Tokens decide the number, so the tokenizer must be named: sacreBLEU's `zh` parts Chinese
@@ -579,7 +589,8 @@ report("nearest", nearest.translate(sources))
 #
 # Only training strings are used, of both sides. Even so, a target of a training pair may be
 # that of a test pair as well ("Back" and "Go back"). Such strings, and all that hold most of a
-# held-out string, are left out of pretraining.
+# held-out string, are left out of pretraining. They stay in the pairs and in the vocabulary:
+# they are right translations of training sources, and section 4 says how many there are.
 
 # %%
 texts, left_out = translations.denoising_texts(corpus)
@@ -665,15 +676,18 @@ show.figure(fig, f"Training loss by step; pretrained ends at "
 #
 # - **Greedy**: the most probable token, again and again.
 # - **Drawing**: tokens at random by their probability; a temperature flattens or sharpens it.
-# - **Beam search**: keep the $k$ most probable beginnings, extend each by every token, keep
-#   the best $k$ of all these; a translation is finished with the end token.
+# - **Beam search**: keep the $k$ most probable beginnings and extend each by every token. What
+#   ends with the end token, and is among the best $k$, is finished and put aside. The best $k$
+#   of the others go on.
 #
 # Every token costs probability, so short translations would win. Finished ones are compared by
 #
 # $$\text{score}(y) = \frac{\log p(y \mid x)}{|y|^{\alpha}}$$
 #
 # with the length $|y|$, end token included, and the **length penalty** $\alpha$: 0 compares
-# plain probabilities, 1 the mean per token.
+# plain probabilities, 1 the mean per token. (Wu et al. 2016 divide by
+# $((5 + |y|) / 6)^{\alpha}$ instead, which moves less for short translations.) When the steps
+# are used up, beginnings without an end are compared, too.
 
 
 # %%
@@ -772,7 +786,8 @@ show.table(
 
 # %% [markdown]
 # A narrow beam can miss the best, and `sftkit` finds the same as the few lines above. For the
-# model, validation strings choose width and penalty by BLEU:
+# model, validation strings choose width and penalty by BLEU. They are asked with the
+# pretrained model only; the one from scratch then searches in the same way.
 
 
 # %%
@@ -799,7 +814,9 @@ search = {"beams": chosen[0], "length_penalty": chosen[1]}
 # %% [markdown]
 # **A memory beside the model.** Translators keep old translations and look for similar ones.
 # So can this program: where the model is unsure, that is where the mean log probability of
-# its tokens is low, take the nearest training translation. Validation chooses below what.
+# its tokens is low, take the nearest training translation. Validation chooses below what
+# limit. The best of eleven limits looks better on the strings that chose it than it is: the
+# test in section 10 says what is left.
 
 
 # %%
@@ -846,6 +863,11 @@ report("pretrained, drawn", drawn)
 
 # %% [markdown]
 # ## 10. Results
+#
+# From and to: the 95 % interval of BLEU over test strings. **Exact**: translations that equal
+# the reference. **Kept**: of the strings with placeholders, tags, addresses or menu letters
+# (`&File`), the share whose translation has just the same ones. **Invented**: how many the
+# translations have that their sources do not have.
 
 # %%
 rows = []
@@ -905,9 +927,12 @@ for what, (a, b) in gains.items():
 # by length below. One row says what the two are worth together. Placeholders are few here:
 # their shares differ by some strings only, and no model is safe to use without checking them.
 #
-# The intervals are of test strings, for one seed. Another seed moves the models too: see the
-# records. In the literature such pretraining added 1.1 points of BLEU to a strong system with
-# many pairs (Lewis et al. 2020), and up to 12 where pairs are few (Liu et al. 2020). There, the
+# "Clear" means that the interval leaves out zero. With ten intervals, one that only just does
+# so proves little. They are of test strings, for one seed. Another seed moves the models too:
+# see the records.
+#
+# In the literature such pretraining added 1.1 points of BLEU to a strong system with many
+# pairs (Lewis et al. 2020), and up to 12 where pairs are few (Liu et al. 2020). There, the
 # denoiser read far more text than the pairs hold. Here, it read the pairs' own texts only, so
 # what it adds is another use of the same strings, at the price of more computation.
 
@@ -974,7 +999,8 @@ if sizes:
 # ## 11. Where it looked, and what it got wrong
 #
 # Cross-attention of the last block while the model writes a test string. Attention shows where
-# the model looked, not why it wrote what it wrote: take it as a hint.
+# the model looked, not why it wrote what it wrote: take it as a hint. A right word may have
+# looked most at its neighbour's source, and the picture is of one string that went well.
 
 # %%
 scores = translating.chrf_sums(written[FINE], truth)
@@ -1028,8 +1054,9 @@ header += ("from scratch", "pretrained")
 show.table(rows, header, "By length", digits=1)
 
 # %% [markdown]
-# **Your own string.** The model knows the words of an interface. On anything else it writes
-# something fluent, and does not say that it does not know.
+# **Your own string.** The model knows the words of an interface. On anything else it still
+# writes a translation. The mean probability of a token is the only warning, and it may be high
+# for a wrong one.
 
 # %%
 EXAMPLE = "Close all files in %1?"
@@ -1125,8 +1152,9 @@ def decoder_input_solution(labels, begin):
 forcing_exercise(decoder_input_solution)
 
 # %% [markdown]
-# **2. Clipped matches** (medium, 15 minutes). For two lists of words and a length n: how many
-# n-grams of the guess match the reference, each at most as often as the reference has it.
+# **2. Clipped matches** (medium, 15 minutes). For two lists of words and a length `n`, return
+# how many n-grams of the guess match the reference, each at most as often as the reference
+# has it.
 #
 # <details><summary>Hint 1</summary>There are `len(words) - n + 1` n-grams; none if that is
 # below 1.</details>
@@ -1260,7 +1288,8 @@ penalty_exercise(best_finished_solution)
 
 # %% [markdown]
 # **4. Placeholders** (medium, 15 minutes). A translation is safe if it has the placeholders
-# `%1` to `%9` of its source, each just as often, in any order. Say so for a pair.
+# `%1` to `%9` of its source, each just as often, in any order, and no others. Return True or
+# False for a pair.
 #
 # <details><summary>Hint 1</summary>`re.findall(r"%[1-9]", text)`; two sorted lists.</details>
 
@@ -1329,7 +1358,8 @@ safe_exercise(is_safe_solution)
 # - Beam search is a search: checked against all translations where all can be tried.
 # - BLEU needs its tokenizer named, an interval, and a baseline that retrieves. That baseline
 #   is hard to beat with few pairs, and a good partner.
-# - Denoising uses texts that you have anyway; whether it pays is measured, at equal data.
+# - Denoising uses texts that you have anyway; whether it pays is measured, at equal data, and
+#   at equal seconds in the records.
 # - Placeholders are counted apart, because scores hardly see them.
 #
 # ## Where to go next

@@ -93,8 +93,8 @@ _ = torch.manual_seed(seed)
 # %% [markdown]
 # ## 1. Read the data first
 #
-# A Python **docstring** begins with a summary of one line, then an empty line, then the rest
-# (PEP 257). So thousands of summaries lie on your disk, each written by somebody who knew
+# A Python **docstring** of several lines should begin with a summary of one line, then an
+# empty line, then the rest (PEP 257). So thousands of summaries lie on your disk, each written by somebody who knew
 # the subject. The first line is the target, the rest is the text. Three things keep this
 # honest.
 #
@@ -276,13 +276,14 @@ show.table(rows, ("authors' lines", "%"), f"{len(right)} test texts", digits=0)
 # sentence that the others are most similar to. Similarity is the number of shared words over
 # the sum of the logarithms of both lengths. A reader walks from sentence to sentence,
 # following similarity with probability $d = 0.85$, else jumping anywhere (PageRank, Brin
-# and Page 1998). With the weights of the walk $P_{ij} = w_{ij} / \sum_k w_{ik}$, the share of
-# time at each sentence is the fixed point of
+# and Page 1998). Of $N$ sentences with similarities $w_{ij}$, the walk goes from $i$ to $j$
+# with probability $P_{ij} = w_{ij} / \sum_k w_{ik}$, or to any with $1/N$ where $i$ is similar
+# to none. The share of time at each sentence is the fixed point of
 #
-# $$\pi = \frac{1 - d}{N} \mathbf{1} + d\, P^\top \pi .$$
+# $$\pi_j = \frac{1 - d}{N} + d \sum_i P_{ij}\, \pi_i .$$
 #
-# The map shrinks the distance of any two distributions by at least the factor $d$, so there
-# is one fixed point, and repeating the map finds it.
+# One step brings any two distributions closer: the sum of their absolute differences becomes
+# at most $d$ times what it was. So there is one fixed point, and repeating the step finds it.
 
 # %%
 example = max(texts[:80], key=lambda t: len(sentences(t)) if len(t) < 2500 else 0)
@@ -309,8 +310,9 @@ rows = [
 show.table(rows, ("rank", "time, %", "sentence"), "TextRank on a test text", digits=1)
 
 # %% [markdown]
-# ROUGE rewards the right length. How long may a lead be? Cut after $k$ words, with $k$
-# chosen on validation texts:
+# ROUGE depends on length: few words miss what the reference has, many add what it does not
+# have. So the lead gets its chance: cut after $k$ words, with $k$ chosen on validation texts.
+# Look how flat the curve is near its top. There, the choice matters little.
 
 
 # %%
@@ -371,6 +373,10 @@ show.table(
 # Both models below have the same architecture, the same pairs, the same order and the same
 # number of steps on pairs. One was denoised before. So the difference is what denoising
 # gives, but not at equal time: it costs its own passes.
+#
+# Both read the beginning of a text only, `max_length` tokens. The baselines above see all of
+# it, and the cell below says how many texts are cut. The language model of section 6 is cut at
+# as many tokens of its own vocabulary, which is another piece of text.
 
 # %%
 learnable = [*corpus["train"]["text"], *corpus["train"]["summary"]]
@@ -473,6 +479,9 @@ show.table(
 )
 
 # %% [markdown]
+# These lines fit a docstring, and hardly the text that was read: compare them with each other.
+# A greedy choice also falls into loops, where a word makes itself more probable.
+#
 # **Length.** A beam compares finished summaries by $\log p / \text{tokens}^{a}$. The power
 # $a$ is a dial for length: at 0 short summaries win, since every token costs probability.
 
@@ -504,8 +513,10 @@ show.table(rows, header, f"{len(wanted)} validation texts; {best}", digits=1)
 #
 # SmolLM2 has read far more text than there is on this disk, documentation among it. It may
 # have read the test libraries, too: for a pretrained model, "unseen" means "not in the pairs".
-# It is asked before any training, then fine-tuned with adapters (notebook 13) on some
-# hundred pairs. The prompt is masked: only the summary is learnt.
+# It is asked before any training, then fine-tuned with adapters (notebook 13) on `chat_rows`
+# pairs. The prompt is masked: only the summary is learnt. There is one prompt, and nobody
+# tuned it: with another one, the model may score higher before training. What fine-tuning
+# adds below is form and content together.
 
 # %%
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
@@ -608,7 +619,8 @@ print(f"loss from {ends[0]:.2f} to {ends[1]:.2f} nats per summary token")
 # ## 7. Results
 #
 # All on the same test texts. Texts of one class or module are alike, so the bootstrap draws
-# classes and modules, with all their texts.
+# classes and modules, with all their texts. **Length** is that of all summaries together, in
+# per cent of the authors'. The other columns are those of section 3. ROUGE is with stemming.
 
 # %%
 groups = [t.rpartition(".")[0] or str(i) for i, t in enumerate(test["title"])]
@@ -662,7 +674,12 @@ for name, gain in gains.items():
     print(f"{name}: {gain}")
 
 # %% [markdown]
-# Read the columns together. A baseline that copies cannot invent; a model that writes can.
+# Read the intervals first. The fine-tuned language model gains on itself before training and
+# on the best baseline. The encoder-decoder gains from denoising, and from random weights it
+# stays far below a copied first sentence. Its training is short and its texts are few: this is
+# no verdict on the architecture. The intervals are of texts, for one seed.
+#
+# Then read the columns together. A baseline that copies cannot invent; a model that writes can.
 # The share of lines with unknown names says how often to look twice. The authors' own share
 # is not 0, since they know their library.
 #
@@ -766,7 +783,8 @@ same("summaries of the saved model vs loaded", guesses[best], again)
 # %% [markdown]
 # ## Exercises
 #
-# **1. ROUGE-2** (easy, 15 minutes). F1 of pairs of neighbouring words, for two lists of words.
+# **1. ROUGE-2** (easy, 15 minutes). Return F1 of pairs of neighbouring words, from 0 to 1, for
+# two lists of words.
 #
 # <details><summary>Hint 1</summary>A pair that occurs twice on both sides is shared twice.
 # </details>
@@ -975,10 +993,10 @@ new_pairs_exercise(new_pairs_solution)
 # ## Summary
 #
 # - Documentation holds thousands of summaries; the split decides what a score means.
-# - ROUGE counts shared words. Length alone moves it, and it does not see what is false.
+# - ROUGE counts shared words. Cutting too short lowers it, and it does not see what is false.
 # - A lead and TextRank need no training, and copy: they cannot invent.
-# - An encoder-decoder from random weights learns how such lines sound before it learns what
-#   they must say: read its lines, not only its score.
+# - An encoder-decoder from random weights, trained for minutes, learns how such lines begin
+#   and not what they must say: read its lines, not only its score. Denoising first helps.
 # - A pretrained language model learns the form from little more than a hundred pairs.
 # - Count what the text does not have. A model that writes fluently also invents fluently.
 #
