@@ -735,9 +735,9 @@ if OURS:
 # ## 7. The answer
 #
 # Only now the test sentences, once for each model. The intervals draw sentences. They do not
-# hold the luck of one seed; and sentences of one article share names, which makes them a
-# little too narrow. A difference is **clear** where its interval, paired on the same
-# sentences, leaves zero out. The seconds of the features are those of all candidates
+# hold the luck of one seed; and sentences of one article share names, which makes them too
+# narrow (by how much is not measured here). A difference is **clear** where its interval,
+# paired on the same sentences, leaves zero out. The seconds of the features are those of all candidates
 # together, the encoder's of one run.
 
 # %%
@@ -1009,7 +1009,8 @@ if rows:
 # Now a pretrained encoder of another size, MiniLM, and another kind of name: personal data to
 # be blacked out. The text is **synthetic**: records from Faker, sentences from templates
 # written by hand, among them things that only look personal (order numbers, companies, dates
-# of meetings). Whole templates are held out. Expect less on real mail.
+# of meetings). Whole templates are held out; the names come from the same lists in all splits.
+# Expect less on real mail.
 
 # %%
 english = tagged.load("redaction", limit=messages, seed=seed)
