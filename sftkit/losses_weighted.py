@@ -51,7 +51,7 @@ def prompt_weighted(weight: float) -> Loss:
 
 def token_weights(batch: Batch, weight: float) -> torch.Tensor:
     """``(B, T)``: 1 where there is a label, ``weight`` at other real tokens, 0 in padding."""
-    real = batch["attention_mask"].bool()
+    real = batch["attention_mask"] != 0
     if "document" in batch:
         # What stands before a packed document's first token belongs to another one.
         real[:, 1:] &= batch["document"].diff(dim=1) == 0
