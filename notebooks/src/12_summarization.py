@@ -94,9 +94,9 @@ _ = torch.manual_seed(seed)
 # ## 1. Read the data first
 #
 # A Python **docstring** of several lines should begin with a summary of one line, then an
-# empty line, then the rest (PEP 257). So thousands of summaries lie on your disk, each written by somebody who knew
-# the subject. The first line is the target, the rest is the text. Three things keep this
-# honest.
+# empty line, then the rest (PEP 257). So thousands of summaries lie on your disk, each
+# written by somebody who knew the subject. The first line is the target, the rest is the
+# text. Three things keep this honest.
 #
 # - The summary is taken out of the text, wherever it stands.
 # - The split is by library: no test text is about a library that was trained on.
