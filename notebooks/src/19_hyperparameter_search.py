@@ -228,7 +228,9 @@ show.table(
 
 # %% [markdown]
 # The same on our runs. Nine runs over learning rate and dropout, projected on the learning
-# rate: the grid sees three rates three times; the random search sees up to nine.
+# rate: the grid sees three rates three times; the random search sees up to nine. To show
+# that best case, the random rates here are drawn without repeating one. Independent draws
+# of 9 from these 11 rates would give about 6 different ones.
 
 # %%
 at_32 = scores[:, 0, :, 0].mean(-1)  # batches of 32, no weight decay: (rates, dropouts)
@@ -386,8 +388,9 @@ show.table(rows, header, "Worth of the setting chosen, 95 % intervals", digits=2
 # The differences are small. In a space of this size, a dozen runs are enough to land on the
 # good rates, whoever chooses them. What random search has over the grid is what section 3
 # derived: more learning rates for the same money. The guided search begins with ten random
-# runs, so that only the later ones can be clever. Is any of it more than chance? An interval
-# that holds 0 below is no difference.
+# runs, so that only the later ones can be clever. Is any of it more than chance? An
+# interval below that holds 0 shows no difference. The intervals are over replays of one table: other tweets
+# or another grid may give another order.
 
 # %%
 rows = []
@@ -663,8 +666,10 @@ agreement = stats.spearmanr(on["validation"], on["test"])
 print(f"rank correlation of the splits among the forty: {agreement.statistic:.2f}")
 
 # %% [markdown]
-# What is missing in the second line was luck with those tweets. Among good settings, more seeds
-# on the same examples soon tell you nothing new: a larger validation split does.
+# What is missing in the second line was luck on the validation split. It has two parts, which
+# this table does not separate: luck with those 300 tweets, and what is left of the luck of
+# seeds, about $\sigma/\sqrt 7$ for a mean of seven. More seeds shrink the second part only.
+# Against the first, only more validation examples help.
 
 # %% [markdown]
 # **2. What it is worth** (medium, 15 minutes). You have the scores that a search saw, in
@@ -890,8 +895,9 @@ halving_exercise(epochs_of_halving_solution)
 # %% [markdown]
 # ### The test split, once
 #
-# The choice is made: by two stages on validation data, from the first replay. Only now is the
-# test split read, for that setting alone, over all recorded seeds. This is the number to
+# The choice is made: by two stages on validation data, from the first replay. The
+# test split is read for that setting alone, over all recorded seeds. (Section 6
+# looked at test scores to study the curse; no choice was made by them.) This is the number to
 # report.
 
 # %%
@@ -1119,7 +1125,8 @@ runs_exercise(runs_needed_solution)
 #   value of each.
 # - Differences between searches may be smaller than the noise of one run: give an interval.
 # - Learning rate and batch size are chosen together. A rule gives a start, not an answer.
-# - The best of $n$ noisy scores is too high by up to $\sigma\sqrt{2\log n}$. Report a winner's
+# - The best of $n$ equally good settings, with normal noise, scores too high by at most
+#   $\sigma\sqrt{2\log n}$ on average. Report a winner's
 #   score on fresh seeds, never the score that made it win.
 # - Search wide, stop bad runs early, give the finalists several seeds, read the test once.
 #

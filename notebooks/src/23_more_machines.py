@@ -208,8 +208,8 @@ compare(
 #
 # $$V = 2\,(N-1)\,\frac{M}{N} < 2M$$
 #
-# However many workers, nobody sends more than twice the gradient. That is why data parallelism
-# scales at all.
+# However many workers, nobody sends more than twice the gradient. The number of messages still
+# grows with $N$; section 7 counts what they cost.
 #
 # **1. Bytes of a ring** (easy, 10 minutes). How many bytes does one worker send in one
 # all-reduce of the gradients of a model? Parts may be taken as equal.
@@ -482,8 +482,9 @@ else:
 # part. That is an all-gather more than an all-reduce: $3\,(N-1)M/N$ bytes instead of
 # $2\,(N-1)M/N$.
 #
-# Both, in two processes. The model is made without memory (on the "meta" device), sharded, and
-# only then given weights: the whole never exists in one place.
+# Both, in two processes. The model is made without memory (on the "meta" device). Sharded, it
+# then gets its weights one tensor at a time, of which each process keeps its part: the whole
+# model never exists in one place.
 
 # %%
 options = {"layers": layers, "width": width, "steps": 2}
