@@ -389,8 +389,8 @@ show.table(rows, header, "Worth of the setting chosen, 95 % intervals", digits=2
 # good rates, whoever chooses them. What random search has over the grid is what section 3
 # derived: more learning rates for the same money. The guided search begins with ten random
 # runs, so that only the later ones can be clever. Is any of it more than chance? An
-# interval below that holds 0 shows no difference. The intervals are over replays of one table: other tweets
-# or another grid may give another order.
+# interval below that holds 0 shows no difference. The intervals are over replays of one
+# table: other tweets or another grid may give another order.
 
 # %%
 rows = []

@@ -683,7 +683,8 @@ show.figure(
 )
 
 # %% [markdown]
-# Small messages cost latency, large ones bandwidth. The measurement shares two cores with
+# Small messages cost latency, large ones bandwidth. The latency holds more than a
+# message: Python's calls, and waiting for a core. The measurement shares two cores with
 # everything else here, so it scatters; the table says by how much.
 #
 # ### A simulation up to 1,024 workers
@@ -715,7 +716,7 @@ compare(
 
 # %% [markdown]
 # Three networks, as their makers state them or as is usual; these numbers are **assumptions**,
-# not measurements. The model has 110 million weights in float32 (440 MB of gradients, a BERT
+# not measurements. No single box holds 1,024 cards: the third line is a limit, not a machine. The model has 110 million weights in float32 (440 MB of gradients, a BERT
 # base), and a step takes a worker $C = 0.4$ s. Times of computation vary by 5 % (standard
 # deviation): everybody waits for the slowest, so even a perfect network loses something.
 
@@ -870,7 +871,8 @@ print((plans / "train_small.slurm").read_text(encoding="utf-8"))
 # **Not run here**, for want of the machines: more than one machine, graphics cards (and their
 # exchange, NCCL), a real Slurm queue, more workers than two except in the simulation, mixed
 # precision across processes, tensor and pipeline parallelism. The processes of this notebook ran
-# on one machine, so its bandwidth is that of memory, not of a network. `sftkit.fit` shards
+# on one machine, so their messages go through the operating system, and not
+# through a network. `sftkit.fit` shards
 # nothing itself: for FSDP, section 6 shows torch's own call. The Slurm script is checked for its
 # syntax and with a stand-in for `srun` that shows what would be started.
 
