@@ -716,7 +716,8 @@ compare(
 
 # %% [markdown]
 # Three networks, as their makers state them or as is usual; these numbers are **assumptions**,
-# not measurements. No single box holds 1,024 cards: the third line is a limit, not a machine. The model has 110 million weights in float32 (440 MB of gradients, a BERT
+# not measurements. No single box holds 1,024 cards: the third line is a limit, not a machine. The model
+# has 110 million weights in float32 (440 MB of gradients, a BERT
 # base), and a step takes a worker $C = 0.4$ s. Times of computation vary by 5 % (standard
 # deviation): everybody waits for the slowest, so even a perfect network loses something.
 
