@@ -13,6 +13,7 @@ import tomllib
 import venv
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from sftkit import assets
 from sftkit.assets import entries, store, unpack
 from sftkit.errors import AssetError
 from sftkit.files import PACKAGE, read_json
+from sftkit.teach.progress import Progress
 from tests.small_packages import entry, make_sdist, make_wheel
 
 CHILD = """
@@ -305,6 +307,27 @@ def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.05)
+
+
+def test_the_bar_bears_that_pip_moves_folders_away(
+    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf.wheel()
+    for name in ("here", "moved"):
+        (tmp_path / "try" / name).mkdir(parents=True)
+        (tmp_path / "try" / name / "part").write_bytes(bytes(2_500_000))
+    real = os.scandir
+
+    def scandir(path: str | Path = ".") -> Iterator[os.DirEntry[str]]:
+        if Path(path).name == "moved":  # between the look at its parent and this one
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    bar = Progress(10, "fetching")
+    asset = replace(entries.find("tiny"), download=10_000_000)
+    store._watch(asset, tmp_path / "try", bar)()
+    assert bar.done == 2
 
 
 def test_killed_while_pip_works(shelf: Shelf) -> None:

@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -129,11 +130,11 @@ def _watch(asset: Asset, scratch: Path, bar: Progress) -> Callable[[], None]:
 
     def tick() -> None:
         size = 0
-        for file in scratch.rglob("*"):
-            try:
-                size += file.stat().st_size
-            except OSError:  # pip has just moved it
-                continue
+        # Not Path.rglob: it raises when pip has just moved a folder away, os.walk goes on.
+        for folder, _, names in os.walk(scratch):
+            for name in names:
+                with suppress(OSError):  # this file, too, may have been moved
+                    size += os.stat(os.path.join(folder, name)).st_size
         new = min(size // MB, most) - (bar.done - start)
         if new > 0:
             bar.advance(new, asset=asset.name)
