@@ -381,6 +381,7 @@ def attention_of(model, tokenizer, text):
     return *names, output.attention[-1][0].mean(dim=0)[: len(written)].numpy()
 
 
+# %%
 def attention_figure(model, tokenizer, text, title, height=3.4):
     """Draw who looked where; the same colours for every weight."""
     source, target, weights = attention_of(model, tokenizer, text)
@@ -390,6 +391,8 @@ def attention_figure(model, tokenizer, text, title, height=3.4):
     image = ax.imshow(weights, vmin=0, vmax=1, cmap="cividis", aspect="auto")
     ax.set_xticks(range(len(source)), names[0], rotation=60 if len(source) > 12 else 0)
     ax.set_yticks(range(len(target)), names[1])
+    share = 100 * weights.max(axis=1).mean() if len(target) else 0
+    title += f": {share:.0f} % of a token's attention on one place"
     ax.set(xlabel="source token", ylabel="written token", title=title)
     ax.grid(False)
     fig.colorbar(image, label="attention weight")
@@ -404,7 +407,7 @@ right = [r["source"] for r, g in zip(spoken["test"], said, strict=True)
 picture = max(
     right or [spoken["test"]["source"][0]], key=lambda w: (len(w) < 12, len(w))
 )
-attention_figure(speaker, letters, picture, f"Letters behind the sounds of {picture!r}")
+attention_figure(speaker, letters, picture, f"Sounds of {picture!r}")
 
 # %% [markdown]
 # ## 4. Strings of an interface
@@ -566,7 +569,7 @@ def report(name, translated):
 
 # %%
 tried = []
-for longest_piece in (3, 4, 5, 6):
+for longest_piece in (2, 3, 4, 5, 6):
     nearest = translating.Nearest(train["source"], train["target"], longest_piece)
     guesses = nearest.translate(watch["source"])
     sums = translating.bleu_sums(guesses, watch["target"], tokenize).sum(axis=0)
@@ -663,7 +666,8 @@ for k, (name, losses) in enumerate(curves.items()):
 ax.set(xlabel="optimizer step", ylabel="smoothed loss, nats per token")
 ahead = np.mean(curves[SCRATCH][-wide:]) - np.mean(curves[FINE][-wide:])
 ax.set_title(
-    f"At the end the pretrained model's training loss is {ahead:.2f} nats lower"
+    f"At the end the pretrained model's training loss is {abs(ahead):.2f} nats "
+    f"{'lower' if ahead > 0 else 'higher'}"
 )
 ax.legend()
 show.figure(fig, f"Training loss by step; pretrained ends at "
@@ -1009,7 +1013,7 @@ each = np.array([translating.chrf(row) for row in scores])
 medium = [i for i, s in enumerate(sources) if 4 <= len(s.split()) <= 9 and len(s) < 60]
 picture = max(medium or range(len(sources)), key=lambda i: (each[i], len(sources[i])))
 attention_figure(pretrained, tokenizer, sources[picture],
-                 "Which source tokens each written token looked at", 3.8)  # fmt: skip
+                 "Where it looked", 3.8)  # fmt: skip
 
 # %%
 order = np.argsort(each, kind="stable")
@@ -1257,10 +1261,22 @@ def linear_penalty(finished, alpha):
     return int(np.argmax([p / (n * alpha) if alpha else p for p, n in finished]))
 
 
+def of_google(finished, alpha):
+    return int(np.argmax([p / ((5 + n) / 6) ** alpha for p, n in finished]))
+
+
+def worst_finished(finished, alpha):
+    return int(np.argmin([p / n**alpha for p, n in finished]))
+
+
+six = [(-10.0, 3), (-12.0, 12), (-12.5, 3), (-9.5, 9), (-8.0, 5), (-9.0, 8)]
+
+
 penalty_exercise = Exercise(
     "length penalty",
-    [1, 0, 0, 0, 1],
+    [3, 1, 0, 0, 0, 1],
     [
+        (six, 0.5),
         ([(-2.0, 2), (-3.0, 6), (-2.5, 1)], 1.0),
         ([(-2.0, 2), (-3.0, 6)], 0.0),
         ([(-1.0, 3), (-1.0, 3)], 1.0),
@@ -1271,6 +1287,8 @@ penalty_exercise = Exercise(
         (without_penalty, "This compares plain probabilities: alpha has no effect."),
         (times_length, "Divide: multiplying makes long translations worse still."),
         (linear_penalty, "The length is raised to the power alpha."),
+        (of_google, "This is the formula of Wu et al.; here it is the plain length."),
+        (worst_finished, "This is the worst: the largest score is wanted."),
     ],
 )
 penalty_exercise(best_finished)
@@ -1316,24 +1334,30 @@ def safe_in_order(source, target):
     return a == b
 
 
+def same_number(source, target):
+    return source.count("%") == target.count("%")
+
+
 def none_lost(source, target):
     return not placeholders.must_keep(source) - placeholders.must_keep(target)
 
 
 safe_exercise = Exercise(
     "placeholders",
-    [True, False, True, False, True],
+    [True, False, True, False, True, False],
     [
         ("Move %1 to %2", "%2 <- %1"),
         ("%1 of %1", "%1"),
         ("Close", "Fermer"),
         ("Open %1", "%1 %3"),
         ("%1 and %1", "%1, %1"),
+        ("Copy %1 to %2", "%1 -> %1"),
     ],
     [
         (safe_as_sets, "A placeholder that the source has twice is needed twice."),
         (safe_in_order, "Another language may have another order."),
         (none_lost, "One that is invented does harm, too."),
+        (same_number, "The number alone is not enough: each must be the same one."),
     ],
 )
 safe_exercise(is_safe)
