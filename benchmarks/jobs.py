@@ -29,29 +29,38 @@ class Campaign:
         script: The file that is run, which also names the records and documents the command.
         jobs: All jobs, in the order in which they are done and recorded.
         measure: Runs a job, given the records before it; what is recorded of it.
-        stamp: The name of a record's stamp, and the stamp that a job's record must have.
+        stamp: The name of a record's stamp, and the stamp that a job's record must have; None
+            where a record counts for ever.
         line: A job for people.
         told: What is printed of a record.
         guess: Seconds of one core for a job that is like none in the records.
         alike: The entries in which jobs must agree for one to take as long as the other.
         choice: An entry of the jobs; ``--<entry>`` chooses some of its values.
+        command: What a record names as its origin; the script unless given.
+        records: The file of the records; the script's name in ``records/`` unless given.
     """
 
     script: Path
     jobs: Callable[[], list[Job]]
     measure: Callable[[Job, list[Record]], Record]
-    stamp: tuple[str, Callable[[Job], str]]
+    stamp: tuple[str, Callable[[Job], str]] | None
     line: Callable[[Job], str]
     told: Callable[[Record], str]
     guess: Callable[[Job], float]
     alike: tuple[str, ...]
     choice: str = ""
+    command: str = ""
     records: Path | None = None
 
     @property
     def path(self) -> Path:
-        """Where the records are: in ``records/``, under the script's name unless given."""
+        """Where the records are."""
         return self.records or campaign.RECORDS.with_name(f"{self.script.stem}.json")
+
+    @property
+    def origin(self) -> str:
+        """The command that a record names."""
+        return self.command or f"python benchmarks/{self.script.name}"
 
     def read(self) -> list[Record]:
         """The runs recorded so far."""
@@ -59,10 +68,16 @@ class Campaign:
 
     def missing(self, runs: Sequence[Record], chosen: Sequence[Any] = ()) -> list[Job]:
         """The jobs without a record that counts; all, or those of the chosen values."""
-        name, stamp_of = self.stamp
-        done = {(str(run["job"]), run[name]) for run in runs}
+        done = {str(run["job"]): run for run in runs}
         jobs = [job for job in self.jobs() if not chosen or job.get(self.choice) in chosen]
-        return [job for job in jobs if (str(job), stamp_of(job)) not in done]
+        return [job for job in jobs if not self._counts(job, done.get(str(job)))]
+
+    def _counts(self, job: Job, record: Record | None) -> bool:
+        return record is not None and self._stamped(job).items() <= record.items()
+
+    def _stamped(self, job: Job) -> Record:
+        """The entry that says what a record is of."""
+        return {self.stamp[0]: self.stamp[1](job)} if self.stamp else {}
 
     def estimate(self, job: Job, runs: Sequence[Record]) -> float:
         """Seconds of one core: those of the jobs like it so far, or the guess."""
@@ -74,11 +89,8 @@ class Campaign:
     def do(self, job: Job) -> Record:
         """Run a job and record it."""
         begin = time.process_time()
-        name, stamp_of = self.stamp
-        record = {"job": job, "command": f"python benchmarks/{self.script.name}"}
-        record |= self.measure(job, self.read())
-        record |= {
-            name: stamp_of(job),
+        record = {"job": job, "command": self.origin, **self.measure(job, self.read())}
+        record |= self._stamped(job) | {
             "processor_seconds": round(time.process_time() - begin, 1),
             "date": time.strftime("%Y-%m-%d"),
         }
@@ -95,7 +107,7 @@ class Campaign:
         parser.add_argument("--dry-run", action="store_true", help="print the plan only")
         parser.add_argument("--minutes", type=float, help="begin no run after so many")
         if self.choice:
-            values = list(dict.fromkeys(job[self.choice] for job in self.jobs()))
+            values = list(dict.fromkeys(job.get(self.choice) for job in self.jobs()))
             parser.add_argument(f"--{self.choice}", nargs="*", choices=values, dest="chosen")
         options = parser.parse_args(arguments)
         try:

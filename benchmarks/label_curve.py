@@ -6,17 +6,16 @@ with the same rows, epochs and rates.
 
 from __future__ import annotations
 
-import time
+from pathlib import Path
 from typing import Any
 
-from benchmarks import campaign
+from benchmarks.jobs import Campaign, Job, Record
 from benchmarks.pretraining import BATCH, ENCODER, LENGTH, ROOT, WEIGHTS, characters_of_both
 from sftkit.batches import Batches, Examples
 from sftkit.files import sha256
 from sftkit.fit import fit
 from sftkit.models.encoder import Encoder, EncoderConfig
 
-RECORDS = ROOT / "benchmarks" / "records" / "pretraining.json"
 STARTS = {  # what fine-tuning begins from; the sizes of the model are the same
     "scratch": None,
     "pretrained": "zh-char-encoder",
@@ -27,6 +26,7 @@ RATES = (3e-4, 1e-3)  # highest learning rates tried on validation, for every st
 TUNED_UP_TO = 1_000  # labels; above, the rate that was best there
 SEEDS = (0, 1, 2)
 TUNING_SEED = 100  # other rows, head and order than those of the curve
+PER_REVIEW, AROUND = 0.0066, 8.0  # seconds of one core, for the estimate
 
 
 def reviews(size: int, seed: int) -> tuple[Any, Any]:
@@ -101,7 +101,7 @@ def baseline(size: int, seed: int) -> tuple[float, dict[str, Any]]:
     return best[1], {"chosen": best[2], "validation": best[0]}
 
 
-def jobs(seeds: tuple[int, ...] = SEEDS) -> list[dict[str, Any]]:
+def jobs(seeds: tuple[int, ...] = SEEDS) -> list[Job]:
     """All runs in the order of their cost: the linear model, the tuning, the curve."""
     linear = [
         {"group": "svm", "labels": size, "seed": seed} for size in EPOCHS_AT for seed in seeds
@@ -122,7 +122,7 @@ def jobs(seeds: tuple[int, ...] = SEEDS) -> list[dict[str, Any]]:
     return linear + sorted(tuning + curve, key=lambda job: job["labels"])
 
 
-def best_rate(runs: list[dict[str, Any]], start: str, size: int) -> float:
+def best_rate(runs: list[Record], start: str, size: int) -> float:
     """The learning rate with the best validation accuracy at this size, or at the largest."""
     tuned = [r for r in runs if r["job"]["group"] == "tuning" and r["job"]["start"] == start]
     size = min(size, TUNED_UP_TO)
@@ -130,9 +130,9 @@ def best_rate(runs: list[dict[str, Any]], start: str, size: int) -> float:
     return float(max(here, key=lambda r: r["accuracy"])["job"]["lr"])
 
 
-def one_job(job: dict[str, Any], runs: list[dict[str, Any]]) -> dict[str, Any]:
+def one_job(job: Job, runs: list[Record]) -> Record:
     """Run a job; what is recorded of it."""
-    begin, more = time.process_time(), {}
+    more: Record = {}
     size, seed = job["labels"], job["seed"]
     if job["group"] == "svm":
         accuracy, more = baseline(size, seed)
@@ -141,16 +141,8 @@ def one_job(job: dict[str, Any], runs: list[dict[str, Any]]) -> dict[str, Any]:
     else:
         more = {"lr": best_rate(runs, job["start"], size), "epochs": EPOCHS_AT[size]}
         accuracy = fine_tune(job["start"], size, seed, more["lr"], "test")
-    return {
-        "job": job,
-        "command": "python benchmarks/pretraining.py labels",
-        "split": "validation" if job["group"] == "tuning" else "test",
-        "accuracy": accuracy,
-        **more,
-        "weights": weights_hash(job.get("start", "svm")),
-        "processor_seconds": round(time.process_time() - begin, 1),
-        "date": time.strftime("%Y-%m-%d"),
-    }
+    split = "validation" if job["group"] == "tuning" else "test"
+    return {"split": split, "accuracy": accuracy, **more}
 
 
 def weights_hash(start: str) -> str:
@@ -159,26 +151,16 @@ def weights_hash(start: str) -> str:
     return sha256(WEIGHTS / name / "sftkit.safetensors")[:16] if name else ""
 
 
-def label_curve(
-    starts: list[str] | None = None, dry_run: bool = False, minutes: float | None = None
-) -> None:
-    """Work off what is missing or was made from other weights; whole after every run."""
-    begin = time.monotonic()
-    for job in jobs():
-        start = job.get("start", "svm")
-        if starts and start not in starts:
-            continue
-        runs = campaign.read_records(RECORDS)
-        if any(r["job"] == job and r["weights"] == weights_hash(start) for r in runs):
-            continue
-        if dry_run or (minutes is not None and time.monotonic() - begin > 60 * minutes):
-            print("to do:", *job.values())
-            continue
-        done = one_job(job, runs)
-        keep_run(done)
-        print(time.strftime("%H:%M"), *job.values(), f"{done['accuracy']:.4f}", flush=True)
-
-
-def keep_run(done: dict[str, Any]) -> None:
-    """Add a run to the records, in place of an older one of the same job."""
-    campaign.keep_run(RECORDS, done, jobs())
+CAMPAIGN = Campaign(
+    Path(__file__),
+    jobs,
+    one_job,
+    stamp=("weights", lambda job: weights_hash(job.get("start", "svm"))),
+    line=lambda job: "  ".join(map(str, job.values())),
+    told=lambda record: f"accuracy {100 * record['accuracy']:.2f} %",
+    guess=lambda job: AROUND + PER_REVIEW * job["labels"] * EPOCHS_AT[job["labels"]],
+    alike=("group", "labels"),
+    choice="group",
+    command="python benchmarks/pretraining.py labels",
+    records=ROOT / "benchmarks" / "records" / "pretraining.json",
+)

@@ -201,21 +201,20 @@ def _parts(values: list[float], size: int) -> list[list[float]]:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    given = sys.argv[1:] if arguments is None else arguments
+    if given[:1] == ["labels"]:
+        from benchmarks import label_curve
+
+        label_curve.CAMPAIGN.main(label_curve.__doc__, given[1:])
+        return
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("what", choices=("encoder", "decoder", "labels"))
-    parser.add_argument("--start", nargs="*", help="of labels: svm, scratch, pretrained, ...")
-    parser.add_argument("--dry-run", action="store_true", help="of labels: what is missing")
-    parser.add_argument("--minutes", type=float, help="of labels: begin no run after so many")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(given)
     store = ROOT / "runs" / "pretraining"
     if options.what == "encoder":
         train_encoders(store)
-    elif options.what == "decoder":
-        train_decoder(store)
     else:
-        from benchmarks.label_curve import label_curve
-
-        label_curve(options.start, options.dry_run, options.minutes)
+        train_decoder(store)
 
 
 if __name__ == "__main__":

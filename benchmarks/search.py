@@ -1,7 +1,7 @@
 """The table of runs in which notebook 19 searches: every setting of a small space, seven seeds.
 
-    python benchmarks/search.py --dry-run      # how many are missing
-    python benchmarks/search.py                # all of them, about 4 minutes of one core
+    python benchmarks/search.py --dry-run      # what is missing
+    python benchmarks/search.py                # all of it, about 4 minutes of one core
     python benchmarks/search.py --minutes 3    # begin no setting after three minutes
 
 It may be interrupted at any time; each setting is in the records when its seeds are done.
@@ -9,71 +9,57 @@ It may be interrupted at any time; each setting is in the records when its seeds
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-import time
-from collections.abc import Sequence
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import campaign
+from benchmarks.jobs import Campaign, Job, Record
 from sftkit.lessons import heads
 
-RECORDS = campaign.ROOT / "benchmarks" / "records" / "search.json"
 SEEDS = tuple(range(7))
+SECONDS = 0.7  # of one core, for a setting and all its seeds
 
 
-def jobs() -> list[dict[str, Any]]:
+def jobs() -> list[Job]:
     """Every setting once. Those with large batches, which are cheap, come first."""
     return sorted(heads.settings(), key=lambda job: -job["batch_size"])
 
 
-def one_job(job: dict[str, Any], data: dict[str, heads.Split]) -> dict[str, Any]:
-    """All seeds of a setting; lists go with the seeds."""
-    runs = [heads.train_head(data, job, seed) for seed in SEEDS]
-    return {
-        "job": job,
-        "seeds": list(SEEDS),
-        "validation": [run["validation"] for run in runs],  # after each epoch
-        "test": [run["test"] for run in runs],
-        "processor_seconds": round(sum(run["seconds"] for run in runs), 2),
-        "torch": metadata.version("torch"),
-        "date": time.strftime("%Y-%m-%d"),
-    }
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--dry-run", action="store_true", help="say what is missing, and stop")
-    parser.add_argument("--minutes", type=float, help="begin no setting after so many")
-    parser.add_argument("--out", type=Path, default=RECORDS, help="the records")
-    options = parser.parse_args(arguments)
-    known = [run["job"] for run in campaign.read_records(options.out)]
-    plan = jobs()
-    todo = [job for job in plan if job not in known]
-    print(f"{len(todo)} of {len(plan)} settings to do, {len(SEEDS)} seeds each")
-    if options.dry_run or not todo:
-        return
+@lru_cache(maxsize=1)
+def data() -> dict[str, heads.Split]:
+    """The features that every setting learns from."""
     import torch
 
     os.environ.setdefault("TQDM_DISABLE", "1")
     torch.set_num_threads(1)  # as small as these gain nothing from more
-    data = heads.splits(test=heads.TEST)
-    begin = time.monotonic()
-    for count, job in enumerate(todo):
-        if options.minutes is not None and time.monotonic() - begin > 60 * options.minutes:
-            print(
-                f"{options.minutes:g} minutes are over; {len(todo) - count} settings are left"
-            )
-            return
-        done = one_job(job, data)
-        campaign.keep_run(options.out, done, plan)
-        print(*job.values(), f"{done['processor_seconds']:.1f} s", flush=True)
+    return heads.splits(test=heads.TEST)
 
+
+def one_job(job: Job, runs: list[Record]) -> Record:
+    """All seeds of a setting; lists go with the seeds."""
+    found = [heads.train_head(data(), job, seed) for seed in SEEDS]
+    return {
+        "seeds": list(SEEDS),
+        "validation": [run["validation"] for run in found],  # after each epoch
+        "test": [run["test"] for run in found],
+        "torch": metadata.version("torch"),
+    }
+
+
+CAMPAIGN = Campaign(
+    Path(__file__),
+    jobs,
+    one_job,
+    stamp=None,
+    line=lambda job: "  ".join(f"{name} {value:g}" for name, value in job.items()),
+    told=lambda record: f"{record['processor_seconds']:.1f} s",
+    guess=lambda job: SECONDS,
+    alike=("batch_size",),
+)
 
 if __name__ == "__main__":
-    main()
+    CAMPAIGN.main(__doc__)

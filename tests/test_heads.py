@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,7 @@ def test_features_survive_a_file(data, tmp_path) -> None:
 
 
 def test_the_records_are_whole() -> None:
-    runs = search.campaign.read_records(search.RECORDS)
+    runs = search.CAMPAIGN.read()
     assert [run["job"] for run in runs] == search.jobs()
     for run in runs:
         assert np.array(run["validation"]).shape == (len(search.SEEDS), heads.EPOCHS)
@@ -66,16 +67,16 @@ def test_the_records_are_whole() -> None:
 
 def test_the_campaign_goes_on_where_it_was(tmp_path, monkeypatch, data, capsys) -> None:
     monkeypatch.setattr(heads, "settings", lambda: [SETTING, SETTING | {"lr": 1e-3}])
-    monkeypatch.setattr(heads, "splits", lambda **_: data)
+    monkeypatch.setattr(search, "data", lambda: data)
     monkeypatch.setattr(search, "SEEDS", (0, 1))
-    out = tmp_path / "search.json"
-    search.campaign.keep_run(out, search.one_job(SETTING, data), search.jobs())
-    before = search.campaign.read_records(out)
-    search.main(["--out", str(out)])
-    after = search.campaign.read_records(out)
+    campaign = replace(search.CAMPAIGN, records=tmp_path / "search.json")
+    campaign.do(SETTING)
+    before = campaign.read()
+    campaign.main("doc", [])
+    after = campaign.read()
     assert after[0] == before[0] and len(after) == 2
-    search.main(["--out", str(out)])
-    assert "0 of 2 settings to do" in capsys.readouterr().out
+    campaign.main("doc", [])
+    assert "0 of 2 runs to do" in capsys.readouterr().out
 
 
 def test_the_plan_for_readers_is_valid() -> None:
