@@ -552,8 +552,9 @@ print(f"signature: BLEU with tokenizer {tokenize}, smoothing exp; chrF2; sacreBL
 #
 # - **Copy**: the source as it is. It is right about names and placeholders.
 # - **Nearest**: the translation of the most similar training string, by TF-IDF of pieces of
-#   words. It writes flawless phrases about something else. Validation chooses the length of
-#   the pieces. In an interface where strings resemble each other, this is a strong baseline.
+#   words. It writes flawless phrases about something else. Pieces have two characters at
+#   least; validation chooses how many they have at most. In an interface where strings
+#   resemble each other, this is a strong baseline.
 
 # %%
 reports, written, families_of = {}, {}, list(test["family"])

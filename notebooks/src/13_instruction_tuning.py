@@ -795,7 +795,8 @@ show.table(
 
 # %% [markdown]
 # Read the mistakes that are left. And look at the last line of the first table: what the
-# model was not trained on changes as well. That is **forgetting**. Section 18 has longer runs.
+# model was not trained on changes as well. That is **forgetting**; section 18 asks how much of
+# it longer runs bring.
 
 # %% tags=["nbval-ignore-output"]
 print(f"{fit_seconds:.0f} s for {len(state.losses)} steps")
@@ -1257,7 +1258,8 @@ for w in (0.0, 0.01, 0.1, 0.5, 1.0):
 show.table(rows_by_weight, ("weight w", "held by prompts", "loss, nats"))
 
 # %% [markdown]
-# Train with `prompt_weight=0.1`, and look at the tasks and at the news: section 18.
+# `prompt_weight=0.1` trains with it. What that does to the tasks and to the news is for the
+# campaign of section 18 to say.
 #
 # ## 15. Noise on the embeddings
 #
@@ -1453,8 +1455,8 @@ show.table(
 
 # %% [markdown]
 # Read what is kept: the model learns whatever the judge lets through. So few tasks decide
-# nothing, and section 18 has more of both. Where the model is nearly always
-# right, its right answers teach little. Where it never is, nothing is kept. There is something
+# nothing; the campaign of section 18 takes more. Where the model is nearly always right, its
+# right answers teach little. Where it never is, nothing is kept. There is something
 # to gain between the two.
 #
 # ## 17. Distillation
@@ -1592,8 +1594,8 @@ show.table(
 
 # %% [markdown]
 # At the better rate the two ways come out alike; at the higher one, labels lose more. One
-# careless rate would have made the teacher a clear winner. This is one seed and a dozen steps:
-# section 18 has other seeds, and more texts.
+# careless rate would have made the teacher a clear winner. This is one seed and a dozen steps;
+# the campaign of section 18 takes other seeds, and more texts.
 #
 # **Two vocabularies** have no probabilities in common: SmolLM2 knows 49,152 pieces of words,
 # the small decoder letters. But both write text. The student would have to minimize
