@@ -4,8 +4,9 @@
     python benchmarks/readme.py --check    # fail if they differ from the records
 
 A part lies between ``<!-- results:classification -->`` and ``<!-- /results -->``, between
-``<!-- bench:classification -->`` and ``<!-- /bench -->``, or, for the list of the notebooks
-that there are, between ``<!-- course:notebooks -->`` and ``<!-- /course -->``.
+``<!-- bench:classification -->`` and ``<!-- /bench -->``, for the sweep that the repository
+carries between ``<!-- sweep:what_to_train -->`` and ``<!-- /sweep -->``, or, for the list of
+the notebooks that there are, between ``<!-- course:notebooks -->`` and ``<!-- /course -->``.
 """
 
 from __future__ import annotations
@@ -25,10 +26,13 @@ from benchmarks.campaign import RECORDS, read_records  # noqa: E402
 from benchmarks.classification import RESULT  # noqa: E402
 from benchmarks.contestants import CONTESTANTS, SAME_MATHEMATICS  # noqa: E402
 from sftkit.course import notebooks  # noqa: E402
+from sftkit.course.report.committed import committed_sweep  # noqa: E402
+from sftkit.course.report.rows import Tables, best_by, effects  # noqa: E402
 from sftkit.errors import ParameterError  # noqa: E402
 from sftkit.files import read_json, write_text  # noqa: E402
 
 README = ROOT / "README.md"
+SWEEP = "what_to_train"
 MODELS = {"svm": "TF-IDF + linear SVM", "frozen": "frozen encoder", "tuned": "fine-tuned"}
 # Lin et al. 2021, "BertGCN: Transductive Text Classification by Combining GCN and BERT",
 # table of results, row BERT (base).
@@ -191,6 +195,33 @@ def course_part(folder: Path | None = None) -> str:
     return markdown(["", "notebook", "question", "minutes"], rows)
 
 
+def sweep_part(found: Tables | None) -> str:
+    """What is trained, each at its best rate and epochs, and the share of each parameter."""
+    if found is None:
+        return NOTHING_YET.format(f"sftkit sweep benchmarks/plans/{SWEEP}.yaml --store runs")
+    done = found.done().set_index("run")
+    rows = []
+    for best in best_by(found, "train"):
+        runs, chosen = done.loc[best.runs], best.chosen
+        test = runs["tuned.accuracy"]
+        rows.append([
+            chosen["train"],
+            f"{chosen['lr']:g}",
+            f"{chosen['epochs']:g}",
+            f"{100 * best.mean:.1f} ({100 * best.low:.1f} to {100 * best.high:.1f})",
+            f"{100 * test.mean():.1f} ({100 * test.min():.1f} to {100 * test.max():.1f})",
+        ])  # fmt: skip
+    shares = ", ".join(f"{e.name} {100 * e.share:.0f} %" for e in effects(found))
+    table = markdown(["trained", "rate", "epochs", "validation", "test"], rows)
+    return (
+        f"{len(done)} runs, {len(set(done['seed']))} seeds each. For each choice of what is "
+        "trained, the rate and the number of epochs with the best validation accuracy in "
+        "percent (mean over seeds with its 95 % interval), and the test accuracy there (mean, "
+        f"smallest and largest).\n\n{table}\nShares of the variance of the validation "
+        f"accuracy: {shares}.\n"
+    )
+
+
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
@@ -220,10 +251,13 @@ def put(text: str, kind: str, name: str, content: str) -> str:
     return new
 
 
-def updated(text: str, records: Path = RECORDS, result: Path = RESULT) -> str:
-    """The README with its parts as records and notebooks give them."""
+def updated(
+    text: str, records: Path = RECORDS, result: Path = RESULT, checkout: Path = ROOT
+) -> str:
+    """The README with its parts as records, the checkout's sweep and notebooks give them."""
     text = put(text, "course", "notebooks", course_part())
     text = put(text, "results", "classification", results_part(read_records(records)))
+    text = put(text, "sweep", SWEEP, sweep_part(committed_sweep(SWEEP, checkout)))
     bench = read_json(result) if result.is_file() else None
     return put(text, "bench", "classification", bench_part(bench))
 

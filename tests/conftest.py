@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[1]
 HEADER = """\
 # ---
 # jupyter:
@@ -31,3 +32,20 @@ def write_source() -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def small_sweep(tmp_path: Path) -> Path:
+    """A checkout that carries a sweep: two settings with three seeds, and a failed run."""
+    results = tmp_path / "benchmarks" / "results" / "what_to_train"
+    plans = tmp_path / "benchmarks" / "plans"
+    results.mkdir(parents=True)
+    plans.mkdir()
+    text = (ROOT / "benchmarks" / "plans" / "what_to_train.yaml").read_text()
+    (plans / "what_to_train.yaml").write_text(text)
+    head = "run,configuration,state,train,lr,epochs,seed,evaluations.accuracy,seconds,memory_gb"
+    rows = [f"a{s},0,done,all,1e-3,2,{s},0.6{s},9,1,0.5{s + 7}" for s in range(3)]
+    rows += [f"b{s},1,done,head,1e-4,2,{s},0.5{s},4,1,0.5" for s in range(3)]
+    rows += ["c,2,failed,all,1e-4,2,0,,4,1,"]
+    (results / "runs.csv").write_text("\n".join([head + ",tuned.accuracy", *rows]))
+    return tmp_path

@@ -11,7 +11,7 @@ import torch
 
 from benchmarks import search
 from sftkit.course.report.committed import committed_sweep
-from sftkit.course.report.rows import configurations
+from sftkit.course.report.rows import best_by, configurations
 from sftkit.course.sweep import Plan
 from sftkit.errors import CorpusError
 from sftkit.lessons import heads
@@ -85,21 +85,11 @@ def test_the_plan_for_readers_is_valid() -> None:
     assert {entry.name for entry in plan.entries} <= {p.name for p in plan.prepared.known}
 
 
-def test_a_committed_sweep_is_read_as_a_store_is(tmp_path) -> None:
-    assert committed_sweep("what_to_train", tmp_path) is None
-    results = tmp_path / "benchmarks" / "results" / "what_to_train"
-    plans = tmp_path / "benchmarks" / "plans"
-    results.mkdir(parents=True)
-    plans.mkdir()
-    text = (ROOT / "benchmarks" / "plans" / "what_to_train.yaml").read_text()
-    (plans / "what_to_train.yaml").write_text(text)
-    head = "run,configuration,state,train,lr,epochs,seed,evaluations.accuracy,seconds,memory_gb"
-    rows = [f"a{s},0,done,all,1e-3,2,{s},0.6{s},9,1" for s in range(3)]
-    rows += [f"b{s},1,done,head,1e-4,2,{s},0.5{s},4,1" for s in range(3)]
-    rows += ["c,2,failed,all,1e-4,2,0,,4,1"]
-    (results / "runs.csv").write_text("\n".join([head, *rows]))
-    found = committed_sweep("what_to_train", tmp_path)
+def test_a_committed_sweep_is_read_as_a_store_is(small_sweep, tmp_path) -> None:
+    assert committed_sweep("what_to_train", tmp_path / "elsewhere") is None
+    found = committed_sweep("what_to_train", small_sweep)
     assert found is not None and len(found.done()) == 6
     best, second = configurations(found)
     assert best.chosen == {"train": "all", "lr": 1e-3, "epochs": 2}
     assert best.mean == pytest.approx(0.61) and second.mean == pytest.approx(0.51)
+    assert best_by(found, "epochs") == [best] and best_by(found, "train") == [best, second]

@@ -10,6 +10,7 @@ from benchmarks import readme
 from benchmarks.campaign import as_record, jobs
 from benchmarks.classification import summarize
 from sftkit.course import notebooks
+from sftkit.course.report.committed import committed_sweep
 from sftkit.errors import ParameterError
 from sftkit.files import PACKAGE
 from tests.test_benchmarks import RESULT, measured
@@ -27,6 +28,9 @@ between
 
 <!-- course:notebooks -->
 <!-- /course -->
+
+<!-- sweep:what_to_train -->
+<!-- /sweep -->
 
 end
 """
@@ -97,8 +101,16 @@ def test_both_parts_are_put_in_and_nothing_else_changes(tmp_path, records, bench
     )
     assert readme.results_part(records) in new and readme.bench_part(bench) in new
     assert readme.updated(new, runs, result) == new
-    empty = readme.updated(TEMPLATE, tmp_path / "none", tmp_path / "none")
-    assert empty.count("*No records yet.*") == 2
+    empty = readme.updated(TEMPLATE, *[tmp_path / "none"] * 3)
+    assert empty.count("*No records yet.*") == 3
+
+
+def test_the_sweep_is_told_by_its_best_settings(small_sweep):
+    part = readme.sweep_part(committed_sweep("what_to_train", small_sweep))
+    assert "6 runs, 3 seeds each" in part  # a failed run is none
+    assert "| all | 0.001 | 2 | 61.0 (58.5 to 63.5) | 58.0 (57.0 to 59.0) |" in part
+    assert part.index("| all |") < part.index("| head |")
+    assert "Shares of the variance of the validation accuracy: train 97 %, lr 97 %" in part
 
 
 @pytest.mark.parametrize("text", ["no marker", TEMPLATE + TEMPLATE])

@@ -157,6 +157,14 @@ def configurations(found: Tables) -> list[Configuration]:
     return sorted(result, key=lambda c: (sign * c.mean, c.number))
 
 
+def best_by(found: Tables, name: str) -> list[Configuration]:
+    """The best configuration for each value of a parameter, the best of all first."""
+    chosen: dict[Any, Configuration] = {}
+    for configuration in configurations(found):
+        chosen.setdefault(configuration.chosen[name], configuration)
+    return list(chosen.values())
+
+
 def pareto(
     points: list[Configuration], maximize: bool, cost: str = "seconds"
 ) -> list[Configuration]:

@@ -1,0 +1,69 @@
+"""A sweep of real fine-tuning: broken again and again here, whole on a Dask cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import pytest
+
+from sftkit.course.report import write_report
+from sftkit.course.sweep import Plan, expand, sweep
+from tests.sweep.test_clusters import address, cluster
+from tests.sweep.test_faults import POSIX, ROOT, records, start, wait_for
+
+NOTEBOOKS = ROOT / "notebooks"
+
+
+def plan_of_24() -> Plan:
+    """MiniLM on 60 short reviews: 24 runs, one of which asks for a head that is none."""
+    parameters = {
+        "data": str(ROOT / "data" / "examples" / "reviews.csv"),
+        "train": ["head", "top-1"],
+        "lr": [1e-4, 1e-3, 1e-2],
+        "seed": [0, 1, 2, 3],
+        "head": {"when": {"train": "head", "lr": 1e-2, "seed": 3}, "values": ["middle"]},
+        "label": "label",
+        "epochs": 1.0,
+        "max_length": 32,
+        "hand_steps": 0,
+    }
+    content = {"name": "real", "notebook": "07", "parameters": parameters}
+    return Plan.of(content | {"metric": "evaluations.accuracy", "retries": 1}, NOTEBOOKS)
+
+
+@POSIX
+@pytest.mark.slow
+def test_a_broken_sweep_reports_what_an_unbroken_one_on_a_cluster_does(tmp_path, said) -> None:
+    """Killed twice, then one worker killed; against two Dask workers left in peace."""
+    plan, store = plan_of_24(), tmp_path / "s"
+    assert len(expand(plan)) == 24
+
+    def done() -> int:
+        return len(list(store.glob("*/*/result.json")))
+
+    for enough in (4, 9):
+        process = start(plan, tmp_path, NOTEBOOKS)
+        wait_for(lambda n=enough: done() >= n, 300)
+        process.kill()
+        process.communicate()
+    process = start(plan, tmp_path, NOTEBOOKS)
+    wait_for(lambda: done() >= 13, 300)
+    worker = next(
+        p
+        for p in psutil.Process(process.pid).children()
+        if "spawn_main" in " ".join(p.cmdline())
+    )
+    worker.kill()
+    out, errors = process.communicate(timeout=600)
+    assert process.returncode == 1, errors  # one run failed, as planned
+    assert "23 done" in out and "1 failed" in out
+
+    whole = tmp_path / "whole"
+    with cluster(2) as running:
+        summary = sweep(plan, store=whole, tell=said, executor=address(running))
+    assert (summary.done, summary.failed) == (23, 1)
+    broken, unbroken = (write_report(place) for place in (store, whole))
+    assert records(broken.table, store) == records(unbroken.table, whole)
+    page = Path(broken.page).read_text()
+    assert "middle" in page and "23" in page
