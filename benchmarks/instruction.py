@@ -1,4 +1,4 @@
-"""Longer runs of notebook 13: all parameters, rates, weights for prompts, noise, own answers.
+"""Longer runs of notebook 13: other jobs, all parameters, rates, weights for prompts, noise.
 
     python benchmarks/instruction.py --dry-run       # the plan, with an estimate of the time
     python benchmarks/instruction.py                 # everything that is missing
@@ -31,6 +31,8 @@ NOTEBOOK = "13"
 GROUPS = (
     "live",
     "all",
+    "documentation",
+    "languages",
     "neftune",
     "prompt_weight",
     "rejection",
@@ -41,10 +43,14 @@ GROUPS = (
 SEEDS = (0, 1, 2)
 # Of every run: more held-out tasks than the notebook answers, and no time for the clock.
 COMMON = {"eval_rows": 48, "steps_timed": 4}
+MORE = {
+    "eval_rows": 96
+}  # of the other jobs: half as wide an interval for each kind of question
 # For the estimate: seconds of one thread per training conversation, and for all the rest (a run
 # of 60 conversations and 12 tasks took 273 of processor time beside other work, 2026-11-23).
 PER_ROW = {"lora": 0.6, "all": 0.7}
 AROUND = 260.0
+LONGER = {"documentation": 2.5}  # its prompts have so many times the tokens
 PER_NEW_TASK = 4.0  # four answers drawn, learnt, and up to two test tasks answered
 PER_TEACHER_ANSWER = 1.0  # written by the large model, learnt by the small one
 PER_SMALL_TEXT = 0.15
@@ -64,6 +70,7 @@ class Job(campaign.Job):
         """An estimate for one thread."""
         p = self.parameters
         rows = p.get("train_rows", 360) * p.get("epochs", 1.0)
+        rows *= LONGER.get(p.get("data", ""), 1.0)
         more = PER_NEW_TASK * p.get("new_tasks", 0)
         more += PER_TEACHER_ANSWER * p.get("teacher_answers", 0)
         more += PER_SMALL_TEXT * p.get("small_texts", 0)
@@ -75,6 +82,8 @@ def jobs() -> list[Job]:
     return [
         *(_job("live", seed) for seed in SEEDS),
         *(_job("all", seed, train="all", lr=2e-4) for seed in SEEDS),
+        *(_job("documentation", seed, data="documentation", **MORE) for seed in SEEDS),
+        _job("languages", 0, data="languages", **MORE),
         _job("neftune", 0, neftune=5.0),
         *(_job("prompt_weight", 0, prompt_weight=weight) for weight in (0.1, 1.0)),
         # Few training rows: where all answers are right already there is nothing to gain.
@@ -87,7 +96,7 @@ def jobs() -> list[Job]:
 
 
 def _job(group: str, seed: int, **more: Any) -> Job:
-    return Job(group, {"seed": seed} | COMMON | more)
+    return Job(group, {"seed": seed, **COMMON, **more})
 
 
 def todo_of(chosen: list[Job], records: list[dict[str, Any]], force: bool) -> list[Job]:

@@ -51,12 +51,16 @@ class Docstring:
         name: In full, without private modules: ``sklearn.cluster.KMeans``.
         kind: ``function``, ``method`` or ``class``.
         text: As `inspect.cleandoc` gives it.
+        call: The signature, without annotations and ``self``:
+            ``KMeans(n_clusters=8, *, init='k-means++')``. Empty for what is not called, and for
+            a class that inherits its ``__init__``.
     """
 
     library: str
     name: str
     kind: str
     text: str
+    call: str = ""
 
 
 @dataclass(frozen=True)
@@ -147,9 +151,30 @@ def _of_body(
         name, is_class = f"{prefix}.{child.name}", isinstance(child, ast.ClassDef)
         text = inspect.cleandoc(ast.get_docstring(child, clean=False) or "")
         if text and not _TEMPLATE.search(text):
-            yield Docstring(library, name, "class" if is_class else kind, text.expandtabs())
+            what = "class" if is_class else kind
+            yield Docstring(library, name, what, text.expandtabs(), _call(child, kind))
         if isinstance(child, ast.ClassDef):
             yield from _of_body(child, library, name, "method")
+
+
+def _call(node: ast.FunctionDef | ast.ClassDef, kind: str) -> str:
+    maker: ast.AST | None = node
+    if isinstance(node, ast.ClassDef):
+        maker = next((f for f in node.body if getattr(f, "name", "") == "__init__"), None)
+    if not isinstance(maker, ast.FunctionDef):
+        return ""
+    decorators = {ast.unparse(d).rpartition(".")[2] for d in maker.decorator_list}
+    if decorators & {"property", "cached_property", "setter"}:
+        return ""
+    given = maker.args
+    positional = given.posonlyargs or given.args
+    if (maker is not node or kind == "method") and "staticmethod" not in decorators:
+        del positional[:1]  # self, or the class
+    every = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
+    for argument in every:
+        if argument is not None:
+            argument.annotation = None
+    return f"{node.name}({ast.unparse(given)})"
 
 
 def sections(text: str) -> list[Section]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,16 +146,35 @@ def tasks(part: str, n: int, seed: int = 0) -> list[Task]:
     Raises:
         CorpusError: An unknown split, or more tasks than there are.
     """
+
+    def make(number: int, generator: Any) -> Task:
+        return _task(part, KINDS[number % len(KINDS)], generator)
+
+    return distinct(make, VALUES, part, n, seed)
+
+
+def distinct(
+    make: Callable[[int, Any], Task], parts: Collection[str], part: str, n: int, seed: int
+) -> list[Task]:
+    """``n`` tasks with different prompts.
+
+    Args:
+        make: Gives a task, from the number of those found so far and a numpy generator.
+        parts: The splits that there are.
+
+    Raises:
+        CorpusError: An unknown split, or more tasks than there are.
+    """
     import numpy as np
 
-    if part not in VALUES or n < 1:
+    if part not in parts or n < 1:
         raise CorpusError(
-            f"{n} tasks of part {part!r}.", f"Give at least 1, of {', '.join(VALUES)}."
+            f"{n} tasks of part {part!r}.", f"Give at least 1, of {', '.join(parts)}."
         )
-    generator = np.random.default_rng([seed, list(VALUES).index(part)])
+    generator = np.random.default_rng([seed, list(parts).index(part)])
     found: dict[str, Task] = {}
     for _ in range(20 * n):
-        task = _task(part, KINDS[len(found) % len(KINDS)], generator)
+        task = make(len(found), generator)
         found.setdefault(task.prompt, task)
         if len(found) == n:
             return list(found.values())
@@ -163,28 +182,39 @@ def tasks(part: str, n: int, seed: int = 0) -> list[Task]:
 
 
 def _task(part: str, kind: str, generator: Any) -> Task:
-    def draw(choices: Sequence[Any]) -> Any:
-        return choices[int(generator.integers(len(choices)))]
+    notes, expected = facts(part, list(VALUES[part]), generator)
+    request = drawn(REQUESTS[part][kind], generator).format(keys=listed(list(expected)))
+    return Task(kind, f"{notes}\n{request}", right_answer(kind, expected), expected)
 
-    keys = [list(VALUES[part])[i] for i in generator.permutation(len(VALUES[part]))]
+
+def drawn(choices: Sequence[Any], generator: Any) -> Any:
+    """One of several, each as likely."""
+    return choices[int(generator.integers(len(choices)))]
+
+
+def facts(part: str, known: Sequence[str], generator: Any) -> tuple[str, dict[str, str | int]]:
+    """Notes about three or four keys, and the facts that are asked for.
+
+    Args:
+        known: The keys to choose from.
+    """
+    keys = [known[i] for i in generator.permutation(len(known))]
     keys = keys[: int(generator.integers(MOST_KEYS, 5))]
-    facts: dict[str, str | int] = {}
+    found: dict[str, str | int] = {}
     for key in keys:
         values = VALUES[part][key]
         if values is None:
-            facts[key] = int(generator.integers(*NUMBERS))
+            found[key] = int(generator.integers(*NUMBERS))
         elif not values or (part == "train" and generator.random() < MADE_UP):
-            later = [draw(LATER) for _ in range(int(generator.integers(1, 3)))]
-            facts[key] = "".join([draw(FIRST), *later]).capitalize()
+            later = [drawn(LATER, generator) for _ in range(int(generator.integers(1, 3)))]
+            found[key] = "".join([drawn(FIRST, generator), *later]).capitalize()
         else:
-            facts[key] = draw(values)
-    form = draw(NOTES[part])
-    notes = "".join(form.format(key=key, value=value) for key, value in facts.items()).strip()
+            found[key] = drawn(values, generator)
+    form = drawn(NOTES[part], generator)
+    notes = "".join(form.format(key=key, value=value) for key, value in found.items()).strip()
     asked = [keys[i] for i in generator.permutation(len(keys))]
     asked = asked[: int(generator.integers(1, MOST_KEYS + 1))]
-    expected = {key: facts[key] for key in asked}
-    request = draw(REQUESTS[part][kind]).format(keys=_listed(asked))
-    return Task(kind, f"{notes}\n{request}", right_answer(kind, expected), expected)
+    return notes, {key: found[key] for key in asked}
 
 
 def right_answer(kind: str, expected: dict[str, str | int]) -> str:
@@ -193,7 +223,7 @@ def right_answer(kind: str, expected: dict[str, str | int]) -> str:
         return json.dumps(expected, ensure_ascii=False)
     if kind == "list":
         return "\n".join(f"- {value}" for value in expected.values())
-    said = _listed([f"the {key} is {value}" for key, value in expected.items()])
+    said = listed([f"the {key} is {value}" for key, value in expected.items()])
     return f"{said[0].upper()}{said[1:]}."
 
 
@@ -243,6 +273,6 @@ def few_shot(task: Task, shots: Sequence[Task]) -> list[Message]:
     return [turns[0], *solved, *turns[1:]]
 
 
-def _listed(words: Sequence[str]) -> str:
+def listed(words: Sequence[str], last: str = "and") -> str:
     """a, b and c."""
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+    return f" {last} ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -1,0 +1,125 @@
+"""Tasks in two more languages: say a fact in French, or in Chinese, in one sentence.
+
+The notes are those of `instructions`, with keys whose values need no translation. An answer
+must name the key in the language that is asked for, and hold the value. The keys of the test
+were never trained on, so their French and Chinese names must be known from pretraining.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from sftkit.corpora import instructions
+from sftkit.corpora.instructions import VALUES, Task, distinct, drawn, few_shot
+
+__all__ = ["KINDS", "NAMES", "REQUESTS", "few_shot", "right_answer", "tasks", "wrong"]
+
+KINDS = ("french", "chinese")
+# Key to its French names with article, and its Chinese ones; the first is what is trained.
+NAMES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "name": (("le nom", "le prénom"), ("名字", "姓名", "名称")),
+    "city": (("la ville",), ("城市",)),
+    "team": (("l'équipe",), ("球队", "团队", "队伍")),
+    "brand": (("la marque",), ("品牌",)),
+    "street": (("la rue",), ("街道", "街")),
+    "planet": (("la planète",), ("行星", "星球")),
+    "age": (("l'âge",), ("年龄",)),
+    "price": (("le prix",), ("价格", "价钱")),
+    "year": (("l'année", "l'an"), ("年份", "年")),
+    "floor": (("l'étage",), ("楼层", "层")),
+    "speed": (("la vitesse",), ("速度",)),
+    "seat": (("le siège", "la place"), ("座位",)),
+    "owner": (("le propriétaire", "la propriétaire"), ("主人", "业主", "所有者")),
+    "village": (("le village",), ("村庄", "村子", "村")),
+    "distance": (("la distance",), ("距离",)),
+    "score": (("le score", "la note"), ("分数", "得分", "比分")),
+    "author": (("l'auteur", "l'autrice", "l'auteure"), ("作者",)),
+    "river": (("la rivière", "le fleuve"), ("河流", "河", "江")),
+    "weight": (("le poids",), ("重量", "体重")),
+    "room": (("la chambre", "la pièce", "la salle"), ("房间", "室")),
+}
+REQUESTS: dict[str, dict[str, tuple[str, ...]]] = {
+    "train": {
+        "french": (
+            "Say {keys} in one French sentence.",
+            "Answer in French: {keys}?",
+            "Write {keys} as a sentence in French.",
+        ),
+        "chinese": (
+            "Say {keys} in one Chinese sentence.",
+            "Answer in Chinese: {keys}?",
+            "Write {keys} as a sentence in Chinese.",
+        ),
+    },
+    "validation": {
+        "french": ("In French, please: {keys}.",),
+        "chinese": ("In Chinese, please: {keys}.",),
+    },
+    "test": {
+        "french": ("Tell a French friend {keys}.", "{keys}: a single sentence, French."),
+        "chinese": ("Tell a Chinese friend {keys}.", "{keys}: a single sentence, Chinese."),
+    },
+}
+_HAN = re.compile(r"[\u4e00-\u9fff]")
+
+
+def tasks(part: str, n: int, seed: int = 0) -> list[Task]:
+    """``n`` different tasks of a split, the languages in turn.
+
+    Raises:
+        CorpusError: An unknown split, or more tasks than there are.
+    """
+
+    def make(number: int, generator: Any) -> Task:
+        kind = KINDS[number % len(KINDS)]
+        known = [key for key in VALUES[part] if key in NAMES]
+        notes, expected = instructions.facts(part, known, generator)
+        request = drawn(REQUESTS[part][kind], generator)
+        request = request.format(keys=instructions.listed([f"the {key}" for key in expected]))
+        request = request[0].upper() + request[1:]
+        return Task(kind, f"{notes}\n{request}", right_answer(kind, expected), expected)
+
+    return distinct(make, VALUES, part, n, seed)
+
+
+def right_answer(kind: str, expected: dict[str, str | int]) -> str:
+    """The answer in the form that is trained."""
+    if kind == "chinese":
+        said = "，".join(f"{NAMES[key][1][0]}是{value}" for key, value in expected.items())
+        return f"{said}。"
+    parts = [f"{NAMES[key][0][0]} est {value}" for key, value in expected.items()]
+    said = instructions.listed(parts, "et")
+    return f"{said[0].upper()}{said[1:]}."
+
+
+def wrong(task: Task, answer: str) -> str:
+    """What is wrong with an answer, in a few words; "" when it does what was asked."""
+    answer = answer.strip().replace("’", "'")
+    if not answer:
+        return "empty"
+    chinese = task.kind == "chinese"
+    if chinese != bool(_HAN.search(answer)):
+        return "another language"
+    ends = ("。", "！", ".", "!") if chinese else (".", "!")
+    if "\n" in answer or not answer.endswith(ends):
+        return "not one sentence"
+    if re.search(r"[。！].|[.!?]\s", answer):
+        return "more than one sentence"
+    names = [NAMES[key][chinese] for key in task.expected]
+    if not all(_named(several, answer, chinese) for several in names):
+        return "a name is missing"
+    values = [str(value) for value in task.expected.values()]
+    # In Chinese no space parts a value from the words around it.
+    edge = r"(?<![A-Za-z0-9]){}(?![A-Za-z0-9])" if chinese else r"(?<!\w){}(?!\w)"
+    held = all(re.search(edge.format(re.escape(value)), answer) for value in values)
+    return "" if held else "wrong values"
+
+
+def _named(names: Sequence[str], answer: str, chinese: bool) -> bool:
+    """Whether one of the names is there; in French, as a word and whatever its article."""
+    if chinese:
+        return any(name in answer for name in names)
+    words = re.findall(r"\w+", answer.lower())
+    return any(re.findall(r"\w+", name)[-1] in words for name in names)
