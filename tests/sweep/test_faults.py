@@ -164,18 +164,19 @@ def test_killed_again_and_again_it_ends_as_the_unbroken_one(
         process.communicate()
     process = start(plan, tmp_path, notebooks)
     wait_for(lambda: len(list(store.glob("*/*/result.json"))) >= 14)
-    (worker, *_) = [
-        p
-        for p in psutil.Process(process.pid).children()
-        if "spawn_main" in " ".join(p.cmdline())
-    ]
-    worker.kill()
+    a_worker_of(process).kill()
     out, errors = process.communicate(timeout=300)
     assert process.returncode == 1, errors  # some runs failed, as planned
     assert "20 done" in out and "4 failed" in out
     assert records(write_report(store).table, store) == records(
         write_report(whole).table, whole
     )
+
+
+def a_worker_of(process: subprocess.Popen) -> psutil.Process:
+    """One of the worker processes of a sweep."""
+    children = psutil.Process(process.pid).children()
+    return next(p for p in children if "spawn_main" in " ".join(p.cmdline()))
 
 
 def records(table: Path, store: Path) -> list[dict]:

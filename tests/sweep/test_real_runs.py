@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import psutil
 import pytest
 
 from sftkit.course.report import write_report
 from sftkit.course.sweep import Plan, expand, sweep
 from tests.sweep.test_clusters import address, cluster
-from tests.sweep.test_faults import POSIX, ROOT, records, start, wait_for
+from tests.sweep.test_faults import POSIX, ROOT, a_worker_of, records, start, wait_for
 
 NOTEBOOKS = ROOT / "notebooks"
 
@@ -49,12 +48,7 @@ def test_a_broken_sweep_reports_what_an_unbroken_one_on_a_cluster_does(tmp_path,
         process.communicate()
     process = start(plan, tmp_path, NOTEBOOKS)
     wait_for(lambda: done() >= 13, 300)
-    worker = next(
-        p
-        for p in psutil.Process(process.pid).children()
-        if "spawn_main" in " ".join(p.cmdline())
-    )
-    worker.kill()
+    a_worker_of(process).kill()
     out, errors = process.communicate(timeout=600)
     assert process.returncode == 1, errors  # one run failed, as planned
     assert "23 done" in out and "1 failed" in out
