@@ -86,6 +86,12 @@ class FitState:
     since_best: int = 0  # evaluations since then
     stopped: str = ""  # why training ended before its last step
 
+    def __repr__(self) -> str:
+        """One line, since notebooks print what a cell ends with; the rows are in `history`."""
+        losses = f", loss {self.losses[0]:.3f} to {self.losses[-1]:.3f}" if self.history else ""
+        stopped = f", {self.stopped}" if self.stopped else ""
+        return f"<FitState: {self.step:,} steps{losses}{stopped}>"
+
     @property
     def losses(self) -> list[float]:
         """The mean loss of each optimizer step, in nats."""

@@ -50,3 +50,9 @@ def test_a_missing_package_is_named(logger, root, tmp_path, monkeypatch) -> None
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(ParameterError, match="pip install"):
         logger(tmp_path)
+
+
+def test_a_state_at_the_end_of_a_cell_prints_one_line() -> None:
+    long = FitState(step=2, history=[{"loss": 2.0}, {"loss": 0.5}], stopped="no gain")
+    assert repr(long) == "<FitState: 2 steps, loss 2.000 to 0.500, no gain>"
+    assert repr(FitState()) == "<FitState: 0 steps>"

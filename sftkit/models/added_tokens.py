@@ -1,8 +1,9 @@
 """New tokens for a pretrained model: their rows begin as the mean of the old ones.
 
 A row at random scale is a spike in the loss: as an output it may be far more probable than
-every word that the model knows. With the mean, a new token is as probable as an average old
-one (Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models").
+every word that the model knows. With the mean, its logit is the mean of the old ones, so it is
+at most as probable as the average old token, whatever the text (Hewitt 2021, "Initializing New
+Word Embeddings for Pretrained Language Models").
 """
 
 from __future__ import annotations
