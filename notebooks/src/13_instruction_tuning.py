@@ -1819,6 +1819,37 @@ if recorded:
     )
 
 # %% [markdown]
+# The other two jobs tell what fine-tuning can and cannot teach. First the documentation, by
+# kind of question, against the baseline that counts shared words.
+
+# %%
+of_docs = [m for (group, _), ms in groups_of_runs.items() for m in ms if "lexical" in m]
+of_docs = [m for m in of_docs if set(m["right_by_kind"]) == set(m["lexical"])]
+if of_docs:
+    show.table(
+        [
+            (
+                kind,
+                f"{100 * np.mean([m['lexical'][kind] for m in of_docs]):.0f} %",
+                f"{100 * np.mean([m['right_by_kind'][kind] for m in of_docs]):.0f} %",
+            )
+            for kind in documentation.KINDS
+        ],
+        ("questions", "shared words", "fine-tuned"),
+        f"The right signature of four, by chance 25 %; {len(of_docs)} runs",
+    )
+
+# %% [markdown]
+# Where the name gives the answer away, counting words is hard to beat. Where it does not, the
+# trained model is far ahead: it knows something of what the words mean. The untrained one
+# explains where it should answer, and is never right.
+#
+# The row `languages` is the other side. All answers stop, and have the form of the trained
+# ones: *Le siège est 23.* But a new key needs a word that training never showed. There the model
+# takes one that it was trained on: *le siège* is the seat, and the room was asked for. **Fine-tuning on few examples teaches a form. What is to be known must be there
+# already**, in the weights or in the prompt. Run it, and read section 10:
+# `sftkit run 13 -p data=languages`.
+#
 # Every run also does sections 16 and 17, with its own seed. The first two columns of numbers
 # are the share of right answers before and after training on own answers, then come the
 # student's losses per letter, and what the small model makes of the large one's answers.
