@@ -1846,9 +1846,9 @@ if of_docs:
 #
 # The row `languages` is the other side. All answers stop, and have the form of the trained
 # ones: *Le siège est 23.* But a new key needs a word that training never showed. There the model
-# takes one that it was trained on: *le siège* is the seat, and the room was asked for. **Fine-tuning on few examples teaches a form. What is to be known must be there
-# already**, in the weights or in the prompt. Run it, and read section 10:
-# `sftkit run 13 -p data=languages`.
+# takes one that it was trained on: *le siège* is the seat, and the room was asked for.
+# **Fine-tuning on few examples teaches a form. What is to be known must be there already**, in
+# the weights or in the prompt. Run it, and read section 10: `sftkit run 13 -p data=languages`.
 #
 # Every run also does sections 16 and 17, with its own seed. The first two columns of numbers
 # are the share of right answers before and after training on own answers, then come the
