@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from tests.sweep.test_clusters import address, cluster
 from tests.sweep.test_faults import POSIX, ROOT, a_worker_of, records, start, wait_for
 
 NOTEBOOKS = ROOT / "notebooks"
+PATIENCE = 900  # seconds; a run takes about 15 of one core, most of it imports
 
 
 def plan_of_24() -> Plan:
@@ -38,18 +40,25 @@ def test_a_broken_sweep_reports_what_an_unbroken_one_on_a_cluster_does(tmp_path,
     plan, store = plan_of_24(), tmp_path / "s"
     assert len(expand(plan)) == 24
 
-    def done() -> int:
-        return len(list(store.glob("*/*/result.json")))
-
-    for enough in (4, 9):
+    def begun(enough: int) -> subprocess.Popen:
+        """A sweep, once it has so many results on disk."""
         process = start(plan, tmp_path, NOTEBOOKS)
-        wait_for(lambda n=enough: done() >= n, 300)
-        process.kill()
-        process.communicate()
-    process = start(plan, tmp_path, NOTEBOOKS)
-    wait_for(lambda: done() >= 13, 300)
-    a_worker_of(process).kill()
-    out, errors = process.communicate(timeout=600)
+        began.append(process)
+        wait_for(lambda: len(list(store.glob("*/*/result.json"))) >= enough, PATIENCE)
+        return process
+
+    began: list[subprocess.Popen] = []
+    try:
+        for enough in (4, 9):
+            process = begun(enough)
+            process.kill()
+            process.communicate()
+        process = begun(13)
+        a_worker_of(process).kill()
+        out, errors = process.communicate(timeout=PATIENCE)
+    finally:
+        for process in began:
+            process.kill()
     assert process.returncode == 1, errors  # one run failed, as planned
     assert "23 done" in out and "1 failed" in out
 
