@@ -35,6 +35,7 @@ def plan_of_24() -> Plan:
 
 @POSIX
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_broken_sweep_reports_what_an_unbroken_one_on_a_cluster_does(tmp_path, said) -> None:
     """Killed twice, then one worker killed; against two Dask workers left in peace."""
     plan, store = plan_of_24(), tmp_path / "s"
