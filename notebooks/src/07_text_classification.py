@@ -668,8 +668,9 @@ show.table(
 )
 
 # %% [markdown]
-# Compare the columns. On topical news, words give the topic away, and a linear model on word
-# counts comes close to BERT, or up to it. On short texts where the meaning is in how words
+# Compare the columns. On topical news, words give the topic away. A linear model on word
+# counts comes close to the fine-tuned one on Reuters, and is ahead of it on 20 Newsgroups, where
+# the encoder reads the first 256 tokens of a message and the linear model all. On short texts where the meaning is in how words
 # combine, as in section 7, fine-tuning pays. So always train the two-second model first. It
 # tells you what there is left to gain.
 
