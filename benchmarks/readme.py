@@ -84,8 +84,8 @@ def _results_table(records: Sequence[Record]) -> str:
     header = ["data", "labels", "seeds", *MODELS.values(), "BERT-base, published", "minutes"]
     note = (
         "Published: Lin et al. 2021 (BertGCN), a model five times as large. Minutes are those "
-        "of the whole notebook, baselines included; – where the runs shared the machine or were "
-        "resumed.\n"
+        "of the whole notebook, baselines included; – where the runs shared the machine or "
+        "were resumed.\n"
     )
     return f"{markdown(header, rows)}\n{note}"
 
