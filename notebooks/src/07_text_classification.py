@@ -601,15 +601,13 @@ models_shown = {
 def curve_of(key):
     sizes = sorted({r["parameters"]["limit"] for r in curve})
     at = [
-        [
-            r["metrics"][key]["accuracy"]["value"]
-            for r in curve
-            if r["parameters"]["limit"] == size
-        ]
-        for size in sizes
+        [r["metrics"][key]["accuracy"] for r in curve if r["parameters"]["limit"] == n]
+        for n in sizes
     ]
-    means = [100 * float(np.mean(a)) for a in at]
-    return sizes, means, [100 * min(a) for a in at], [100 * max(a) for a in at]
+    means = [100 * float(np.mean([found["value"] for found in a])) for a in at]
+    low = [100 * min(found["low"] for found in a) for a in at]
+    high = [100 * max(found["high"] for found in a) for a in at]
+    return sizes, means, low, high
 
 
 # %%
@@ -624,7 +622,7 @@ if curve:
         ends.append(f"{name} from {means[0]:.1f} to {means[-1]:.1f} %")
     seeds = len({r["parameters"]["seed"] for r in curve})
     ax.set(xscale="log", xlabel="labelled training examples", ylabel="test accuracy, %")
-    ax.set_title(f"What more labels buy (tweets; seeds: {seeds}; band: all of them)")
+    ax.set_title(f"What more labels buy (tweets; seeds: {seeds}; bands: 95 %)")
     ax.legend()
     show.figure(
         fig, f"Accuracy against {sizes[0]} to {sizes[-1]} labels: {'; '.join(ends)}."
