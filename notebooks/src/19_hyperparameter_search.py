@@ -148,8 +148,8 @@ show.table(rows, ["goes with", "share of variance, %"], digits=1)
 
 # %% [markdown]
 # Learning rate and batch size carry most of it. Dropout and weight decay carry less than the
-# seeds do. A share depends on the range: over three neighbouring rates, the learning rate
-# would have a smaller one. `sftkit report` computes the same from tidy rows, in other code.
+# seeds do. A share depends on the values in the table: with other rates it would be another.
+# `sftkit report` computes the same from tidy rows, in other code.
 
 # %%
 import pandas as pd
@@ -194,7 +194,8 @@ compare(
 # This rests on the one parameter that decides. Let all $k$ decide, and let the good settings
 # be a cube of share $w$: its sides are $w^{1/k}$, and the grid hits with probability
 # $\min(1, m\,w^{1/k})^k = \min(1, n\,w)$. That is never less than $1 - (1 - w)^n$, by
-# Bernoulli's inequality. So the grid wins where everything matters, or where $k = 1$.
+# Bernoulli's inequality. So where everything matters alike, or where $k = 1$, the grid is the
+# better one.
 
 
 # %%
@@ -598,8 +599,8 @@ slope = {"value": rows[-1][1], "low": rows[-1][2], "high": rows[-1][3]}
 # $$e^{t e_n} \le E\big[e^{t \max z}\big] \le \sum_{i=1}^n E\big[e^{t z_i}\big]
 # = n\, e^{t^2/2} \;\Rightarrow\; e_n \le \frac{\log n}{t} + \frac t2$$
 #
-# and for $n \ge 2$, $t = \sqrt{2\log n}$ gives $e_n \le \sqrt{2 \log n}$. For $n = 1$ both are 0.
-# So it grows slowly. But it grows without end: for any $a > 0$ the maximum is above $a$ with
+# and for $n \ge 2$, $t = \sqrt{2\log n}$ gives $e_n \le \sqrt{2 \log n}$. For $n = 1$ both are
+# 0. So it grows slowly. But it grows without end: for any $a > 0$ the maximum is above $a$ with
 # probability $1 - \Phi(a)^n$, and never less than $\min(z_1, 0)$, whose mean is
 # $-1/\sqrt{2\pi}$. Hence $e_n \ge a\,(1 - \Phi(a)^n) - 1/\sqrt{2\pi}$, which for large $n$ is
 # near $a - 0.4$, whatever $a$.
@@ -969,7 +970,7 @@ print("test accuracy {:.1f} %, 95 % over seeds {:.1f} to {:.1f}".format(*reporte
 p = reported[0] / 100
 for split, count in [("test", heads.TEST), ("validation", len(data["validation"].y))]:
     error = 100 * math.sqrt(p * (1 - p) / count)
-    print(f"standard error from the choice of {count:,} {split} tweets: {error:.1f} points")
+    print(f"standard error from {count:,} {split} tweets: {error:.1f} points")
 assert reported[0] > 100 * float(
     np.bincount(data["train"].y).max() / len(data["train"].y)
 )
@@ -978,9 +979,9 @@ assert reported[0] > 100 * float(
 # Two uncertainties, two intervals. The one over seeds says what another training would give
 # *on these tweets*. The standard error, $\sqrt{p(1-p)/n}$ for an accuracy $p$ on $n$ tweets
 # (08), says how much other tweets would move the level. It is the larger one here. It is also
-# why the test accuracy may lie above all the validation accuracies of this notebook: other
-# tweets, and only 300 of them on the validation side. Differences between settings on the same
-# tweets are surer than the level.
+# why the test accuracy may lie above the validation accuracies of this section: other tweets,
+# and only 300 of them on the validation side. Differences between settings on the same tweets
+# are surer than the level.
 
 # %% [markdown]
 # ## 8. The sweep tool

@@ -137,7 +137,7 @@ for first in (6, 9):
     rows.append([f"{first} and {12 - first}", 100 * error])
 show.table(
     rows,
-    ["rows of the workers", "mean of means: largest error, % of the gradient"],
+    ["rows of the workers", "mean of means: error, % of the largest entry"],
     digits=2,
 )
 assert rows[0][1] < 1e-9 < rows[1][1]
@@ -186,7 +186,7 @@ show.table(
         for i, state in enumerate(states)
     ],
     ["step", "", *(f"worker {r}" for r in range(4))],
-    "Worker r began with 1, 10, 100, 1000 in all four parts",
+    "Workers 0 to 3 began with 1, 10, 100 and 1000 in all four parts",
 )
 
 # %%
@@ -227,9 +227,13 @@ def ring_bytes(parameters, bytes_each, workers):
 # %% tags=["check"] jupyter={"source_hidden": true}
 ring_exercise = Exercise(
     "bytes of a ring",
-    [400.0, 0.0, 1_400_000.0, 600.0],
-    [(100, 4, 2), (100, 4, 1), (400_000, 2, 8), (100, 4, 4)],
+    [600.0, 400.0, 0.0, 1_400_000.0],
+    [(100, 4, 4), (100, 4, 2), (100, 4, 1), (400_000, 2, 8)],
     [
+        (
+            lambda p, b, n: 2 * p * b,
+            "This is the bound. Each half of the ring has N - 1 steps, not N.",
+        ),
         (
             lambda p, b, n: p * b * (n - 1) / n,
             "This is the reduce-scatter. The all-gather sends as much again.",
@@ -302,25 +306,29 @@ compare(
 )
 
 # %% [markdown]
-# `DistributedDataParallel` (DDP) always averages over processes. To make it a sum over the
-# count, each process divides its loss sum by $n/N$ instead of its own $n_r$; this is what the
-# last line did, and what `sftkit.fit` does. With the own mean, which most loops give to
-# `backward`, the gradient is another one:
+# `DistributedDataParallel` (DDP) averages over processes, unless a communication hook is
+# registered. To make it a sum over the count, each process divides its loss sum by $n/N$
+# instead of its own $n_r$; this is what the last line did. `sftkit.fit` lets DDP average the
+# gradients of the sums and divides them by $n/N$ afterwards, which is the same. With the own
+# mean, which a plain loop gives to `backward`, the gradient is another one:
 
 # %%
-means = torch.tensor(gradients["ddp_means"], dtype=torch.float64)
-error = float((means - single).norm() / single.norm())
-cosine = float(torch.nn.functional.cosine_similarity(means, single, dim=0))
-show.table(
-    [["sum over count", 0.0, 1.0], ["mean of means", 100 * error, cosine]],
-    ["two processes", "error, % of the gradient's norm", "cosine with one process"],
-)
+rows = []
+for name, key in [("sum over count", "ddp_sums"), ("mean of means", "ddp_means")]:
+    found = torch.tensor(gradients[key], dtype=torch.float64)
+    error = float((found - single).norm() / single.norm())
+    cosine = float(torch.nn.functional.cosine_similarity(found, single, dim=0))
+    rows.append([name, 100 * error, cosine])
+header = ["DDP", "error, % of the gradient's norm", "cosine with one process"]
+show.table(rows, header, "Two processes")
 assert error > 0.01
 
 # %% [markdown]
 # **2. Mend the weights** (medium, 15 minutes). DDP averages gradients over processes. Given all
 # workers' token counts, by what must each worker multiply its own *mean* loss, so that the
-# average is the mean over all tokens? A worker may have none; its factor is 0.
+# average is the mean over all tokens? A worker may have none; its factor is 0. (Its mean would
+# be 0/0, so real code gives it a zero that depends on all parameters: a worker that calls no
+# `backward` keeps the others waiting.)
 #
 # <details><summary>Hint 1</summary>Look at the factor in section 1, and turn it
 # round.</details>
@@ -474,15 +482,17 @@ else:
 # **shard** is to let each hold an $N$-th, and to gather a block's weights when it is used:
 #
 # $$\text{copied: } 16\,P \qquad \text{sharded: } \frac{16\,P}{N}
-# + \text{one block's weights, for a moment}$$
+# + \text{one block's weights and gradients, for a moment}$$
 #
 # This is ZeRO stage 3 (Rajbhandari et al. 2020), in torch *fully sharded data parallel* (FSDP):
 # `fully_shard(block)`. Weights are gathered before the forward pass of a block and again before
-# its backward pass; gradients are reduce-scattered, so that each worker gets the sum of its own
-# part. That is an all-gather more than an all-reduce: $3\,(N-1)M/N$ bytes instead of
-# $2\,(N-1)M/N$.
+# its backward pass; gradients are reduce-scattered, so that each worker gets its own part,
+# averaged over workers as in DDP. That is an all-gather more than an all-reduce:
+# $3\,(N-1)M/N$ bytes instead of $2\,(N-1)M/N$.
 #
-# Both, in two processes. The model is made without memory (on the "meta" device). Sharded, it
+# Both, in two processes. DDP keeps a second copy of the gradients in the buckets that it
+# sends, unless `gradient_as_bucket_view=True`, as here; with the default it would be $20\,P$.
+# The model is made without memory (on the "meta" device). Sharded, it
 # then gets its weights one tensor at a time, of which each process keeps its part: the whole
 # model never exists in one place.
 
@@ -505,7 +515,7 @@ rows = [
 rows.append(["together", *(sum(x["held"].values()) / mb for x in (copied, sharded))])
 show.table(
     rows,
-    ["held by each process, MB", "copied", "sharded"],
+    ["held by each process, MiB", "copied", "sharded"],
     f"{P:,} weights in float32 under AdamW, two processes",
     digits=1,
 )
@@ -521,7 +531,7 @@ rows = [
     [f"process {r}", a["resident"] / mb, b["resident"] / mb]
     for r, (a, b) in enumerate([(copied, sharded), (copied_there, sharded_there)])
 ]
-show.table(rows, ["resident memory, MB", "copied", "sharded"], digits=1)
+show.table(rows, ["resident memory, MiB", "copied", "sharded"], digits=1)
 memory_share = sharded["resident"] / copied["resident"]
 print(f"sharded / copied: {memory_share:.2f}")
 
@@ -560,6 +570,11 @@ def bytes_per_worker(parameters, bytes_each, workers, stage):
 
 
 # %% tags=["check"] jupyter={"source_hidden": true}
+def staged(p, n, stage, *each):
+    """Bytes when the first, second, third of ``each`` is sharded from stage 1, 2, 3."""
+    return p * sum(x / (n if stage > k else 1) for k, x in enumerate(each))
+
+
 memory_exercise = Exercise(
     "will it fit",
     [16_000.0, 10_000.0, 7_000.0, 4_000.0, 6_000.0],
@@ -580,10 +595,16 @@ memory_exercise = Exercise(
             "At stage 3 the weights are sharded too.",
         ),
         (
-            lambda p, b, n, s: (
-                p * sum(x / (n if s > k else 1) for k, x in enumerate((b, b, 8)))
-            ),
+            lambda p, b, n, s: staged(p, n, s, b, b, 8),
             "The moments come first, at stage 1; the weights last.",
+        ),
+        (
+            lambda p, b, n, s: staged(p, n, s, 2 * b, b, b),
+            "The moments stay float32, whatever the weights are.",
+        ),
+        (
+            lambda p, b, n, s: staged(p, n, s, 4, b, b),
+            "Adam has two moments, of 4 bytes each.",
         ),
     ],
 )
@@ -675,11 +696,13 @@ line = np.geomspace(bytes_measured[0], bytes_measured[-1], 50)
 law = 1e3 * ring_seconds(2, line, alpha, beta)
 ax.plot(line, law, color="#888888", label="law, fitted to every second size")
 ax.set(xscale="log", yscale="log", xlabel="bytes", ylabel="milliseconds")
-ax.set_title("All-reduce between two processes on this machine")
+ax.set_title("Small exchanges cost latency, large ones bandwidth")
 ax.legend()
+ends = [f"{law[i]:.2g} ms for {line[i]:,.0f} bytes" for i in (0, -1)]
 show.figure(
     fig,
-    "Time of an all-reduce against its size, for two processes, with the law's line.",
+    "Time of an all-reduce by two processes against its size, both axes logarithmic. "
+    f"The law's line is flat at first and then rises: {' and '.join(ends)}.",
 )
 
 # %% [markdown]
@@ -694,6 +717,11 @@ show.figure(
 # $t_r$ for the time at which worker $r$ has ended a step,
 #
 # $$t_r \leftarrow \max(t_r,\; t_{r-1}) + \alpha + \frac{M}{N\beta}$$
+#
+# What comes out can be foreseen. Everybody's maximum is at most the time of the last worker,
+# and it is that time for the last worker itself. So the time of the last grows by exactly
+# $\alpha + M/(N\beta)$ in a step: if worker $r$ begins at $b_r$, the exchange ends at
+# $\max_r b_r + T_{\text{ring}}(N)$. Nobody's delay hides behind the exchange.
 
 
 # %%
@@ -713,13 +741,25 @@ compare(
     [ring_seconds(n, m, 2e-5, 1e10) for n, m in cases],
     1e-9,
 )
+begins = [np.random.default_rng(seed).uniform(0, 0.1, n) for n, _ in cases]
+compare(
+    "late workers: simulation vs last + formula",
+    [simulate_ring(b, m, 2e-5, 1e10) for b, (_, m) in zip(begins, cases, strict=True)],
+    [
+        max(b) + ring_seconds(n, m, 2e-5, 1e10)
+        for b, (n, m) in zip(begins, cases, strict=True)
+    ],
+    1e-9,
+)
 
 # %% [markdown]
 # Three networks, as their makers state them or as is usual; these numbers are **assumptions**,
-# not measurements. No single box holds 1,024 cards: the third line is a limit, not a machine. The model
-# has 110 million weights in float32 (440 MB of gradients, a BERT
-# base), and a step takes a worker $C = 0.4$ s. Times of computation vary by 5 % (standard
-# deviation): everybody waits for the slowest, so even a perfect network loses something.
+# not measurements. No single box holds 1,024 cards: the third line is a limit, not a machine.
+# The model has 110 million weights in float32 (440 MB of gradients, a BERT base), and a step
+# takes a worker $C = 0.4$ s. Times of computation vary by 5 % (standard deviation): everybody
+# waits for the slowest, so even a perfect network loses something. With normal times the
+# slowest of $N$ takes $C\,(1 + 0.05\,e_N)$ on average, where $e_N$ is the expected maximum of
+# notebook 19, section 6. Each point is the mean of five steps, so the curves are not smooth.
 
 # %%
 networks = {  # latency in seconds, bandwidth in bytes per second
@@ -749,6 +789,7 @@ for k, (name, values) in enumerate(efficiency.items()):
         for n in workers
     ]
     ax.plot(workers, law, color=show.COLOURS[k], ls=":", lw=1)
+ax.plot([], [], color="#888888", ls=":", lw=1, label="formula, nobody late")
 ax.set(xscale="log", xlabel="workers", ylabel="efficiency", ylim=(0, 1.05))
 ax.set_xticks(workers, [str(n) for n in workers])
 ax.set_title("Bandwidth sets the level, latency and stragglers the slope")
@@ -756,7 +797,8 @@ ax.legend(loc="lower left")
 told = ", ".join(f"{name}: {values[-1]:.2f}" for name, values in efficiency.items())
 show.figure(
     fig,
-    f"Efficiency against workers, 1 to 1,024; at 1,024 {told}. Dotted: the formula.",
+    f"Efficiency falls from 1 to 1,024 workers; at 1,024 {told}. Dotted, a little "
+    "higher: the formula without late workers.",
 )
 
 
@@ -823,6 +865,18 @@ speed_exercise = Exercise(
             lambda c, m, n, a, b: c / (c / n + 2 * (n - 1) * (a + m / b)),
             "Each message has an N-th of the bytes.",
         ),
+        (
+            lambda c, m, n, a, b: c / n + 2 * (n - 1) * (a + m / n / b),
+            "This is the time of a step. The speed-up is C over it.",
+        ),
+        (
+            lambda c, m, n, a, b: c / (c + 2 * (n - 1) * (n * a + m / b)),
+            "This is the efficiency. The speed-up is N times as much.",
+        ),
+        (
+            lambda c, m, n, a, b: (c / n + 2 * (n - 1) * (a + m / n / b)) / c,
+            "Upside down: a speed-up above 1 is faster.",
+        ),
     ],
 )
 speed_exercise(speed_up)
@@ -852,9 +906,35 @@ show.table(
 )
 
 # %% [markdown]
-# With a fixed batch there is a best number of workers; beyond it, more make the step slower. On
-# a slow network it may be 1.
+# With a fixed batch there is a best number of workers; beyond it, more make the step slower.
+# The derivative of $C/N + T_{\text{ring}}(N)$ is
 #
+# $$-\frac{C}{N^2} + 2\alpha + \frac{2M}{\beta N^2} = 0 \quad\Rightarrow\quad
+# N^* = \sqrt{\frac{C - 2M/\beta}{2\alpha}}$$
+#
+# if $C > 2M/\beta$. Otherwise the exchange alone takes longer than the work that it saves, and
+# one worker is best.
+
+
+# %%
+def best_workers(compute, size, latency, bandwidth):
+    """The number of workers with the fastest step, batch fixed; not rounded."""
+    return math.sqrt(max(1.0, (compute - 2 * size / bandwidth) / (2 * latency)))
+
+
+best = [best_workers(compute, gradient_bytes, *net) for net in networks.values()]
+show.table(
+    [[name, value] for name, value in zip(networks, best, strict=True)],
+    ["network", "best number of workers, by the formula"],
+    digits=0,
+)
+counted, tried = np.arange(1, 1025), []
+for net in networks.values():
+    step_seconds = compute / counted + ring_seconds(counted, gradient_bytes, *net)
+    tried.append(int(counted[step_seconds.argmin()]))
+compare("best number: formula vs all up to 1,024", best, tried, 1)
+
+# %% [markdown]
 # ## 8. To take away, and what was not run
 #
 # In `notebooks/plans/`:
