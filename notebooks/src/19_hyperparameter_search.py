@@ -1082,7 +1082,8 @@ print((plans_folder / "head_search.yaml").read_text())
 #
 # What should be trained, how fast, and for how long? `benchmarks/plans/what_to_train.yaml` asks
 # this of notebook 07 on 1,000 tweets: 4 choices of what is trained × 3 learning rates × 2
-# numbers of epochs × 3 seeds. If its results are in the repository, the next cells show them.
+# numbers of epochs × 3 seeds. If its results are in the repository, the next cells show them;
+# until then, their text says what to look for.
 
 # %%
 from sftkit.course.report.committed import committed_sweep
