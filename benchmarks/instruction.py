@@ -43,9 +43,7 @@ GROUPS = (
 SEEDS = (0, 1, 2)
 # Of every run: more held-out tasks than the notebook answers, and no time for the clock.
 COMMON = {"eval_rows": 48, "steps_timed": 4}
-MORE = {
-    "eval_rows": 96
-}  # of the other jobs: half as wide an interval for each kind of question
+MORE = {"eval_rows": 96}  # of the other jobs, whose kinds of question are looked at apart
 # For the estimate: seconds of one thread per training conversation, and for all the rest (a run
 # of 60 conversations and 12 tasks took 273 of processor time beside other work, 2026-11-23).
 PER_ROW = {"lora": 0.6, "all": 0.7}
