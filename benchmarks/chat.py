@@ -1,7 +1,7 @@
 """Training a chat model on real dialogues: our loop against TRL's `SFTTrainer`.
 
-    python benchmarks/chat.py            # SmolLM2-135M, 64 dialogues, five repetitions
-    python benchmarks/chat.py --full     # 256 dialogues; TRL's defaults as well
+    python benchmarks/chat.py            # SmolLM2-135M, 16 dialogues
+    python benchmarks/chat.py --full     # 64 dialogues; TRL's defaults as well
     python benchmarks/chat.py --quick    # a smoke test with a tiny model
 
 Both get the same token ids and labels (prompts masked), so that encoding is no part of it, and
@@ -13,7 +13,6 @@ chunked loss. With LoRA, each draws its own start of the adapters. Needs
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import tempfile
@@ -37,7 +36,6 @@ LORA = {"rank": 8, "alpha": 16, "targets": ["q_proj", "v_proj"]}
 SETTINGS: dict[str, Any] = {"batch_size": 8, "lr": 2e-5, "lora_lr": 2e-4, "epochs": 1,
                             "max_length": 256}  # fmt: skip
 GOALS = {"speed": 2.0, "memory": 0.8, "loss_difference": 1e-3}  # the last: in nats, any step
-RESULT = turns.RESULTS / "chat.json"
 DEFAULT_ROWS = 8  # of TRL's defaults, which are many times as slow on a CPU
 
 
@@ -203,27 +201,24 @@ def summarize(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--full", action="store_true", help="256 dialogues; TRL's defaults too")
-    parser.add_argument("--quick", action="store_true", help="a tiny model, 16 dialogues, once")
+    parser = turns.parser(__doc__, "64 dialogues; TRL's defaults too")
     parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS)
-    parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=RESULT, help="the JSON; figure beside it")
     options = parser.parse_args(arguments)
-    rows = 16 if options.quick else 256 if options.full else 64
+    form, out = turns.form(options), turns.result_file(options, "chat")
+    rows, tiny = 64 if form == "full" else 16, form == "quick"
     names = options.contestants or [
-        n for n in CONTESTANTS if n != "trl-default" or options.full and not options.quick
+        n for n in CONTESTANTS if n != "trl-default" or form == "full"
     ]
     started = time.time()
     with tempfile.TemporaryDirectory() as folder:
         facts = prepare(rows, max(8, rows // 4), Path(folder))
-        shared = facts | {"_data": folder, "rows": rows, "tiny": options.quick,
+        shared = facts | {"_data": folder, "rows": rows, "tiny": tiny,
                           "batch_size": SETTINGS["batch_size"]}  # fmt: skip
         runs = turns.take_turns(
-            "benchmarks.chat", names, 1 if options.quick else options.repetitions, shared,
+            "benchmarks.chat", names, turns.REPETITIONS[form], shared,
             lambda r: f"{r['examples_per_second']:6.2f} examples/s  "
             f"{r['peak_memory_mb'] / 1e3:.2f} GB  held-out loss {r['held_out_loss']:.4f}",
-            keep=not options.quick,
+            keep=not tiny,
         )  # fmt: skip
     summary = summarize(runs)
     title = "Chat training"
@@ -234,11 +229,11 @@ def main(arguments: list[str] | None = None) -> None:
         )
     panels = [("examples_per_second", 1, "examples / s"), ("peak_memory_mb", 1e-3, "GB"),
               ("held_out_loss", 1, "held-out loss, nats")]  # fmt: skip
-    figure = turns.points(runs, CONTESTANTS, panels, title, options.out.with_suffix(".png"))
+    figure = turns.points(runs, CONTESTANTS, panels, title, out.with_suffix(".png"))
     packages = (*turns.PACKAGES, "trl", "peft")
-    write_json(options.out, turns.header(
-        started, quick=options.quick, **turns.machine(packages),
-        settings={"model": "tiny" if options.quick else "smollm2", "data": "dialogues",
+    write_json(out, turns.header(
+        started, form=form, **turns.machine(packages),
+        settings={"model": "tiny" if tiny else "smollm2", "data": "dialogues",
                   "rows": rows, "tokens": facts["tokens"], "supervised": facts["supervised"],
                   "lora": LORA, "precision": "float32", **SETTINGS},
         goals=GOALS, summary=summary, runs=runs, figure=figure,

@@ -1,6 +1,7 @@
 """Our loop against Hugging Face Trainer, on real tweets: speed, accuracy, memory.
 
-    python benchmarks/classification.py            # five repetitions, about half an hour
+    python benchmarks/classification.py            # 400 tweets, three contestants
+    python benchmarks/classification.py --full     # 2,000, all of them: about half an hour
     python benchmarks/classification.py --quick    # a smoke test
 
 The contestants take turns (see `turns`). Repetition r uses seed r for everyone: head, dropout
@@ -9,7 +10,6 @@ and order of the data.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import tempfile
@@ -23,8 +23,9 @@ from benchmarks import turns
 from benchmarks.contestants import CONTESTANTS, SAME_MATHEMATICS, configuration
 from sftkit.files import write_json
 
-RESULT = turns.RESULTS / "classification.json"
 SETTINGS: dict[str, Any] = {"batch_size": 32, "lr": 2e-4, "epochs": 1, "max_length": 64}
+SIZES = {"quick": (64, 100), "short": (400, 300), "full": (2_000, 1_000)}  # rows, test rows
+SHORT = ("ours", "trainer-default", "trainer-tuned")
 GOALS = {"trainer-default": 2.5, "trainer-tuned": 1.2, "limit_share": 0.75}
 
 
@@ -127,40 +128,38 @@ def report(summary: dict[str, Any]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rows", type=int, default=2000, help="training tweets")
-    parser.add_argument("--test-rows", type=int, default=1000)
-    parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="64 rows, once, not warmed up")
-    parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=CONTESTANTS)
-    parser.add_argument("--out", type=Path, default=RESULT, help="the JSON; figure beside it")
+    parser = turns.parser(__doc__, "2,000 tweets, every contestant")
+    parser.add_argument("--rows", type=int, help="training tweets")
+    parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS)
     options = parser.parse_args(arguments)
-    if options.quick:
-        options.rows, options.test_rows, options.repetitions = min(64, options.rows), 100, 1
+    form, out = turns.form(options), turns.result_file(options, "classification")
+    names = options.contestants or (SHORT if form == "short" else tuple(CONTESTANTS))
+    rows, test_rows = SIZES[form]
+    rows, repetitions = options.rows or rows, turns.REPETITIONS[form]
     started = time.time()
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data"
-        classes = prepare(options.rows, options.test_rows, data)
-        shared = SETTINGS | {"_data": str(data), "rows": options.rows, "classes": classes,
-                             "warm_up": not options.quick, "quick": options.quick}  # fmt: skip
+        classes = prepare(rows, test_rows, data)
+        shared = SETTINGS | {"_data": str(data), "rows": rows, "classes": classes,
+                             "warm_up": form != "quick", "quick": form == "quick"}  # fmt: skip
         runs = turns.take_turns(
-            "benchmarks.contestants", options.contestants, options.repetitions, shared,
+            "benchmarks.contestants", names, repetitions, shared,
             lambda run: f"{run['examples_per_second']:6.1f} examples/s  "
-            f"accuracy {run['accuracy']:.3f}", keep=not options.quick,
+            f"accuracy {run['accuracy']:.3f}", keep=form != "quick",
         )  # fmt: skip
-    result = turns.header(started, quick=options.quick) | turns.machine() | {
+    result = turns.header(started, form=form) | turns.machine() | {
         "settings": SETTINGS | {
-            "model": "minilm", "data": "tweets", "rows": options.rows,
-            "test_rows": options.test_rows, "repetitions": options.repetitions,
+            "model": "minilm", "data": "tweets", "rows": rows,
+            "test_rows": test_rows, "repetitions": repetitions,
         },
-        "configurations": {name: configuration(name, SETTINGS) for name in options.contestants},
+        "configurations": {name: configuration(name, SETTINGS) for name in names},
         "same_mathematics": SAME_MATHEMATICS,
         "goals": GOALS,
         "summary": summarize(runs),
         "runs": runs,
     }  # fmt: skip
-    figure(result, options.out.with_suffix(".png"))
-    write_json(options.out, result)
+    figure(result, out.with_suffix(".png"))
+    write_json(out, result)
     report(result["summary"])
 
 

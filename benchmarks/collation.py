@@ -1,6 +1,7 @@
 """What tokenization and collation take of the time of training.
 
-    python benchmarks/collation.py            # 4,000 tweets
+    python benchmarks/collation.py            # 1,000 tweets
+    python benchmarks/collation.py --full     # 4,000 tweets
     python benchmarks/collation.py --quick    # a smoke test
 
 Encoding happens once, collation in every step. Their seconds are set against those of one epoch
@@ -9,7 +10,6 @@ of training on the same rows.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import time
@@ -23,7 +23,6 @@ from sftkit.files import write_json
 
 CONTESTANTS = {"ours": "sftkit, one epoch of MiniLM on tweets"}
 GOAL = 0.03
-RESULT = turns.RESULTS / "collation.json"
 
 
 def measure(job: dict[str, Any]) -> dict[str, Any]:
@@ -63,16 +62,15 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="96 tweets, once")
-    parser.add_argument("--out", type=Path, default=RESULT, help="the JSON; figure beside it")
-    options = parser.parse_args(arguments)
-    sizes = {"rows": 96, "steps": 2} if options.quick else {"rows": 4_000, "steps": 30}
+    options = turns.parser(__doc__, "4,000 tweets").parse_args(arguments)
+    form, out = turns.form(options), turns.result_file(options, "collation")
+    rows, steps = {"quick": (96, 2), "short": (1_000, 15), "full": (4_000, 30)}[form]
+    sizes = {"rows": rows, "steps": steps}
     started = time.time()
     runs = turns.take_turns(
-        "benchmarks.collation", CONTESTANTS, 1 if options.quick else 5, sizes,
+        "benchmarks.collation", CONTESTANTS, turns.REPETITIONS[form], sizes,
         lambda r: f"encoding {r['encoding_share']:.2%}, collation {r['collating_share']:.2%}",
-        keep=not options.quick,
+        keep=form != "quick",
     )  # fmt: skip
     summary = turns.medians(runs, [k for k in runs[0] if k.endswith(("seconds", "share"))])
     share = statistics.median(r["collating_share"] + r["encoding_share"] for r in runs)
@@ -81,9 +79,9 @@ def main(arguments: list[str] | None = None) -> None:
         ("encoding_share", 100, "encoding once, %"),
         ("collating_share", 100, "collation, % of an epoch"),
     ]
-    figure = turns.points(runs, CONTESTANTS, panels, title, options.out.with_suffix(".png"))
-    write_json(options.out, turns.header(
-        started, quick=options.quick, **turns.machine(),
+    figure = turns.points(runs, CONTESTANTS, panels, title, out.with_suffix(".png"))
+    write_json(out, turns.header(
+        started, form=form, **turns.machine(),
         settings={"model": "minilm", "data": "tweets", "batch_size": 32, **sizes},
         goals={"share": GOAL}, share=share, summary=summary, runs=runs, figure=figure,
     ))  # fmt: skip

@@ -10,7 +10,6 @@ double logarithm: its slope is the exponent, 1 for proportional, 2 for quadratic
 
 from __future__ import annotations
 
-import argparse
 import csv
 import math
 import random
@@ -26,7 +25,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import turns
 from sftkit.files import write_json
 
-RESULT = turns.RESULTS / "growth.json"
 SIZES: dict[str, dict[str, list[int]]] = {
     "quick": {"rows": [100, 300], "length": [16, 32], "vocabulary": [500, 1_000],
               "layers": [1, 2]},
@@ -191,28 +189,24 @@ def figure(summary: dict[str, Any], file: Path) -> dict[str, str]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--full", action="store_true", help="the larger sizes")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, once")
-    parser.add_argument("--out", type=Path, default=RESULT, help="the JSON; figure beside it")
-    options = parser.parse_args(arguments)
-    kind = "quick" if options.quick else "full" if options.full else "short"
+    options = turns.parser(__doc__, "the larger sizes").parse_args(arguments)
+    form, out = turns.form(options), turns.result_file(options, "growth")
     started, runs = time.time(), []
-    for repetition in range(1 if options.quick else 3):
-        for name, sizes in SIZES[kind].items():
+    for repetition in range(1 if form == "quick" else 3):
+        for name, sizes in SIZES[form].items():
             for size in sizes:
                 if repetition and name == "rows" and size > 10_000:
                     continue  # long enough not to need a second look
                 found = turns.take_turns(
                     "benchmarks.growth", [name], 1, {"size": size},
                     lambda r: f"{r['seconds']:9.3f} s {r['memory_mb']:8.0f} MB",
-                    keep=not options.quick, first_seed=repetition,
+                    keep=form != "quick", first_seed=repetition,
                 )  # fmt: skip
                 runs.append(found[0] | {"size": size})
     summary = summarize(runs)
-    write_json(options.out, turns.header(
-        started, quick=options.quick, **turns.machine(), settings={"sizes": SIZES[kind]},
-        summary=summary, runs=runs, figure=figure(summary, options.out.with_suffix(".png")),
+    write_json(out, turns.header(
+        started, form=form, **turns.machine(), settings={"sizes": SIZES[form]},
+        summary=summary, runs=runs, figure=figure(summary, out.with_suffix(".png")),
     ))  # fmt: skip
     print(*(entry["sentence"] for entry in summary.values()), sep="\n")
 

@@ -1,6 +1,7 @@
 """How far each phase of a training step is from the machine's limit, and where memory goes.
 
-    python benchmarks/limit.py            # MiniLM, 32 examples of 32 tokens
+    python benchmarks/limit.py            # MiniLM, 32 examples of 32 tokens, 6 steps
+    python benchmarks/limit.py --full     # 15 steps, more often
     python benchmarks/limit.py --quick    # a smoke test
 
 A step of full fine-tuning is taken apart: embedding, attention and feed-forward part of one
@@ -15,7 +16,6 @@ their sum is compared with the peak of the process above where it stood before.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import time
@@ -29,7 +29,6 @@ from benchmarks import turns
 from sftkit.files import write_json
 
 GOALS = {"with_dropout": 0.75, "without_dropout": 0.85, "memory": 1.3}
-RESULT = turns.RESULTS / "limit.json"
 CONTESTANTS = {"ours": "step with dropout 0.1", "ours-no-dropout": "step without dropout"}
 
 
@@ -226,18 +225,17 @@ def figure(runs: list[dict[str, Any]], title: str, file: Path) -> dict[str, str]
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="small and once")
-    parser.add_argument("--out", type=Path, default=RESULT, help="the JSON; figure beside it")
-    options = parser.parse_args(arguments)
+    options = turns.parser(__doc__, "more steps, more often").parse_args(arguments)
+    form, out = turns.form(options), turns.result_file(options, "limit")
     sizes = {"batch_size": 4, "tokens": 16, "steps": 3, "repetitions": 2, "probe": 0.005}
-    if not options.quick:
-        sizes = {"batch_size": 32, "tokens": 32, "steps": 15, "repetitions": 9, "probe": 0.1}
+    if form != "quick":
+        steps = 15 if form == "full" else 6
+        sizes = {"batch_size": 32, "tokens": 32, "steps": steps, "repetitions": 9, "probe": 0.1}
     started = time.time()
     runs = turns.take_turns(
-        "benchmarks.limit", CONTESTANTS, 1 if options.quick else 5, sizes,
+        "benchmarks.limit", CONTESTANTS, turns.REPETITIONS[form], sizes,
         lambda r: f"{1e3 * r['step_seconds']:6.0f} ms, {r['limit_share']:.2f} of the limit",
-        keep=not options.quick,
+        keep=form != "quick",
     )  # fmt: skip
     summary: dict[str, Any] = turns.medians(
         runs, ("step_seconds", "achieved_gflops", "limit_gflops", "limit_share")
@@ -247,10 +245,10 @@ def main(arguments: list[str] | None = None) -> None:
         entry["memory_ratio"] = statistics.median(ratios)
     share = summary["ours"]["limit_share"]
     title = f"A step reaches {100 * share:.0f} % of what its matrix products allow"
-    write_json(options.out, turns.header(
-        started, quick=options.quick, **turns.machine(), settings={"model": "minilm", **sizes},
+    write_json(out, turns.header(
+        started, form=form, **turns.machine(), settings={"model": "minilm", **sizes},
         goals=GOALS, summary=summary, runs=runs,
-        figure=figure(runs, title, options.out.with_suffix(".png")),
+        figure=figure(runs, title, out.with_suffix(".png")),
     ))  # fmt: skip
     print(title)
 

@@ -1,6 +1,6 @@
 """Prediction on real tweets: ours against Hugging Face's `pipeline`, batched as it advises.
 
-    python benchmarks/prediction.py            # 2,000 tweets, five repetitions
+    python benchmarks/prediction.py            # 500 tweets
     python benchmarks/prediction.py --full     # 10,000 tweets
     python benchmarks/prediction.py --quick    # a smoke test
 
@@ -10,7 +10,6 @@ Time runs from the texts to the probabilities: tokenization is part of it.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import tempfile
@@ -31,7 +30,6 @@ CONTESTANTS = {
 }
 MAX_LENGTH = 64
 GOAL = 3.0
-RESULT = turns.RESULTS / "prediction.json"
 
 
 def measure(job: dict[str, Any]) -> dict[str, Any]:
@@ -131,20 +129,15 @@ def summarize(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--full", action="store_true", help="10,000 tweets")
-    parser.add_argument("--quick", action="store_true", help="64 tweets, once")
-    parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=RESULT, help="the JSON; figure beside it")
-    options = parser.parse_args(arguments)
-    rows = 64 if options.quick else 10_000 if options.full else 2_000
+    options = turns.parser(__doc__, "10,000 tweets").parse_args(arguments)
+    form, out = turns.form(options), turns.result_file(options, "prediction")
+    rows = {"quick": 64, "short": 500, "full": 10_000}[form]
     started = time.time()
     with tempfile.TemporaryDirectory() as folder:
         shared = prepare(rows, Path(folder)) | {"rows": rows}
         runs = turns.take_turns(
-            "benchmarks.prediction", CONTESTANTS, 1 if options.quick else options.repetitions,
-            shared, lambda run: f"{run['examples_per_second']:7.1f} texts/s",
-            keep=not options.quick,
+            "benchmarks.prediction", CONTESTANTS, turns.REPETITIONS[form], shared,
+            lambda run: f"{run['examples_per_second']:7.1f} texts/s", keep=form != "quick",
         )  # fmt: skip
     summary = summarize(runs)
     best = statistics.median(
@@ -154,11 +147,11 @@ def main(arguments: list[str] | None = None) -> None:
     over = summary["ours"]["examples_per_second"] / best
     title = f"Prediction: {over:.1f} times as fast as the better pipeline"
     panels = [("examples_per_second", 1, "texts / s"), ("peak_memory_mb", 1e-3, "memory, GB")]
-    figure = turns.points(runs, CONTESTANTS, panels, title, options.out.with_suffix(".png"))
+    figure = turns.points(runs, CONTESTANTS, panels, title, out.with_suffix(".png"))
     for run in runs:
         del run["probs"]
-    write_json(options.out, turns.header(
-        started, quick=options.quick, **turns.machine(),
+    write_json(out, turns.header(
+        started, form=form, **turns.machine(),
         settings={"model": "minilm, stock head", "data": "tweets", "rows": rows,
                   "max_length": MAX_LENGTH, "precision": "float32"},
         goals={"pipeline": GOAL}, over_the_better_pipeline=over, summary=summary, runs=runs,

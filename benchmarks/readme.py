@@ -4,9 +4,10 @@
     python benchmarks/readme.py --check    # fail if they differ from the records
 
 A part lies between ``<!-- results:classification -->`` and ``<!-- /results -->``, between
-``<!-- bench:classification -->`` and ``<!-- /bench -->``, for the sweep that the repository
-carries between ``<!-- sweep:what_to_train -->`` and ``<!-- /sweep -->``, or, for the list of
-the notebooks that there are, between ``<!-- course:notebooks -->`` and ``<!-- /course -->``.
+``<!-- bench:classification -->`` (or ``bench:goals``) and ``<!-- /bench -->``, for the sweep
+that the repository carries between ``<!-- sweep:what_to_train -->`` and ``<!-- /sweep -->``,
+or, for the list of the notebooks that there are, between ``<!-- course:notebooks -->`` and
+``<!-- /course -->``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import argparse
 import re
 import statistics
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.campaign import RECORDS, read_records  # noqa: E402
-from benchmarks.classification import RESULT  # noqa: E402
-from benchmarks.contestants import CONTESTANTS, SAME_MATHEMATICS  # noqa: E402
+from benchmarks.readme_bench import bench_part, goals_part  # noqa: E402
+from benchmarks.tables import NOTHING_YET, machine, markdown  # noqa: E402
+from benchmarks.turns import RESULTS  # noqa: E402
 from sftkit.course import notebooks  # noqa: E402
 from sftkit.course.report.committed import committed_sweep  # noqa: E402
 from sftkit.course.report.rows import Tables, best_by, effects  # noqa: E402
@@ -37,7 +39,6 @@ MODELS = {"svm": "TF-IDF + linear SVM", "frozen": "frozen encoder", "tuned": "fi
 # Lin et al. 2021, "BertGCN: Transductive Text Classification by Combining GCN and BERT",
 # table of results, row BERT (base).
 PUBLISHED = {"reuters-r8": 97.8, "reuters-r52": 96.4, "newsgroups": 85.3}
-NOTHING_YET = "*No records yet.* `{}` makes them.\n"
 
 Record = dict[str, Any]
 
@@ -110,7 +111,7 @@ def percent(runs: Sequence[Record], key: str) -> str:
 
 
 def _provenance(records: Sequence[Record]) -> str:
-    machines = sorted({_machine(r["machine"]) for r in records})
+    machines = sorted({machine(r["machine"]) for r in records})
     versions = sorted({f"torch {r['versions']['torch']}" for r in records})
     first, last = min(r["date"] for r in records), max(r["date"] for r in records)
     when = first if first == last else f"{first} to {last}"
@@ -118,72 +119,6 @@ def _provenance(records: Sequence[Record]) -> str:
         f"{len(records)} runs of notebook 07, {when}, {', '.join(versions)}, on "
         f"{'; '.join(machines)}. Again: `python benchmarks/campaign.py`.\n"
     )
-
-
-def _machine(facts: Mapping[str, Any]) -> str:
-    name = facts.get("processor") or facts.get("device_name")
-    threads = facts["threads"]
-    return f"{name} ({threads} thread{'s' * (threads != 1)})"
-
-
-def bench_part(result: Record | None) -> str:
-    """Our loop against Trainer: speed, accuracy, memory, distance to the machine's limit."""
-    if result is None:
-        return NOTHING_YET.format("python benchmarks/classification.py")
-    summary, settings = result["summary"], result["settings"]
-    rows = [_bench_row(name, summary[name]) for name in CONTESTANTS if name in summary]
-    header = ["", "examples/s", "ours is … times as fast", "accuracy, %", "peak memory, GB",
-              "of machine's limit, %"]  # fmt: skip
-    same = [n for n in SAME_MATHEMATICS if n in summary]
-    machine, repetitions = result["machine"], settings["repetitions"]
-    return "\n".join([
-        f"MiniLM on {settings['rows']:,} tweets, {settings['epochs']} epoch, batches of "
-        f"{settings['batch_size']}, float32, {repetitions} repetition"
-        f"{'s' * (repetitions != 1)} in turns with as many seeds: medians of speed, in "
-        "brackets the smallest and the largest ratio within a repetition; mean accuracy on "
-        f"{settings['test_rows']:,} test tweets with its 95 % interval over seeds.\n",
-        markdown(header, rows),
-        f"The first {len(same)} do the same mathematics. The limit is the speed of float32 "
-        "matrix products at the same shapes, measured after each run. "
-        f"{_goals(result)}Measured {result['date']} with torch "
-        f"{result['versions']['torch']} and transformers {result['versions']['transformers']} "
-        f"on {_machine(machine)}, which gives {machine['gflops_float32']:.0f} GFLOP/s. "
-        "Again: `python benchmarks/classification.py`.\n",
-    ])  # fmt: skip
-
-
-def _bench_row(name: str, entry: Record) -> list[str]:
-    over, spread = entry.get("ours_over_this"), entry["accuracy_interval"]
-    ratio = "" if over is None else (
-        f"{over['ratio_of_medians']:.2f} ({over['paired_ratio_min']:.2f} to "
-        f"{over['paired_ratio_max']:.2f})"
-    )  # fmt: skip
-    accuracy = f"{100 * entry['accuracy']:.1f}"
-    accuracy += f" ± {100 * (spread[2] - spread[0]):.1f}" if spread else ""
-    speed = f"{entry['examples_per_second']:.1f}"
-    memory = f"{entry['peak_memory_mb'] / 1e3:.2f}"
-    share = f"{100 * entry['limit_share']:.0f}"
-    return [CONTESTANTS[name], speed, ratio, accuracy, memory, share]
-
-
-def _goals(result: Record) -> str:
-    """Which goals were reached, and which were missed by how much."""
-    found = []
-    for name in ("trainer-default", "trainer-tuned"):
-        over = result["summary"].get(name, {}).get("ours_over_this")
-        if over:
-            found.append((f"{CONTESTANTS[name]}, ratio", over["ratio_of_medians"],
-                          result["goals"][name]))  # fmt: skip
-    if "ours" in result["summary"]:
-        share = result["summary"]["ours"]["limit_share"]
-        found.append(("share of the limit", share, result["goals"]["limit_share"]))
-    if not found:
-        return ""
-    told = "; ".join(
-        f"{what} {value:.2f}, goal {goal} ({'reached' if value >= goal else 'missed'})"
-        for what, value, goal in found
-    )
-    return f"Goals: {told}. "
 
 
 def course_part(folder: Path | None = None) -> str:
@@ -228,12 +163,6 @@ def sweep_part(found: Tables | None) -> str:
     )
 
 
-def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
-
-
 def _grouped(records: Iterable[Record], key: Any) -> dict[Any, list[Record]]:
     groups: dict[Any, list[Record]] = {}
     for record in records:
@@ -258,12 +187,14 @@ def put(text: str, kind: str, name: str, content: str) -> str:
 
 
 def updated(
-    text: str, records: Path = RECORDS, result: Path = RESULT, checkout: Path = ROOT
+    text: str, records: Path = RECORDS, results: Path = RESULTS, checkout: Path = ROOT
 ) -> str:
-    """The README with its parts as records, the checkout's sweep and notebooks give them."""
+    """The README with its parts as records, results, sweep and notebooks give them."""
     text = put(text, "course", "notebooks", course_part())
     text = put(text, "results", "classification", results_part(read_records(records)))
     text = put(text, "sweep", SWEEP, sweep_part(committed_sweep(SWEEP, checkout)))
+    text = put(text, "bench", "goals", goals_part(results))
+    result = results / "classification.json"
     bench = read_json(result) if result.is_file() else None
     return put(text, "bench", "classification", bench_part(bench))
 

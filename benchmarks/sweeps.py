@@ -1,6 +1,7 @@
 """What a sweep costs beside its runs, and what a second worker brings.
 
-    python benchmarks/sweeps.py            # about 15 minutes on 2 quiet cores
+    python benchmarks/sweeps.py            # about 4 minutes on 2 quiet cores
+    python benchmarks/sweeps.py --full     # about 15
     python benchmarks/sweeps.py --quick    # a smoke test
 
 Three things. The same runs on a Dask cluster of one worker and of two, each worker with one
@@ -11,7 +12,6 @@ large plan: seconds to expand and check it, and to find that all of its runs are
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import tempfile
@@ -31,7 +31,6 @@ GOALS = {
     "expand_seconds": 2.0,
     "resume_seconds": 5.0,
 }
-RESULT = turns.RESULTS / "sweeps.json"
 NOTEBOOK = """\
 # ---
 # jupyter:
@@ -160,15 +159,15 @@ def told(run: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="few short runs, once")
-    parser.add_argument("--out", type=Path, default=RESULT, help="the JSON; figure beside it")
-    options = parser.parse_args(arguments)
-    sizes = {"runs": 12, "products": 400, "planned": 10_000}
-    if options.quick:
-        sizes = {"runs": 2, "products": 2, "planned": 200}
-    started, repetitions = time.time(), 1 if options.quick else 5
-    shared = {"keep": not options.quick}
+    options = turns.parser(__doc__, "more and longer runs").parse_args(arguments)
+    form, out = turns.form(options), turns.result_file(options, "sweeps")
+    sizes = {
+        "quick": {"runs": 2, "products": 2, "planned": 200},
+        "short": {"runs": 6, "products": 200, "planned": 10_000},
+        "full": {"runs": 12, "products": 400, "planned": 10_000},
+    }[form]
+    started, repetitions = time.time(), turns.REPETITIONS[form]
+    shared = {"keep": form != "quick"}
     work = {"runs": sizes["runs"], "products": sizes["products"]}
     runs = turns.take_turns("benchmarks.sweeps", CONTESTANTS, repetitions, work, told, **shared)
     single = {"products": sizes["products"]}
@@ -193,9 +192,9 @@ def main(arguments: list[str] | None = None) -> None:
     }
     title = f"Two workers are {speed_up['ratio_of_medians']:.2f} times as fast as one"
     panels = [("seconds_per_run", 1.0, "seconds per run")]
-    figure = turns.points(runs, CONTESTANTS, panels, title, options.out.with_suffix(".png"))
-    write_json(options.out, turns.header(
-        started, quick=options.quick, **turns.machine(),
+    figure = turns.points(runs, CONTESTANTS, panels, title, out.with_suffix(".png"))
+    write_json(out, turns.header(
+        started, form=form, **turns.machine(),
         settings={**sizes, "repetitions": repetitions}, goals=GOALS, summary=summary,
         runs=[*runs, *alone, *large], figure=figure,
     ))  # fmt: skip

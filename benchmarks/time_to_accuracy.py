@@ -1,6 +1,7 @@
 """Time until a classifier is as good as the usual recipe makes it: what a person waits for.
 
-    python benchmarks/time_to_accuracy.py            # 4,000 tweets, three seeds
+    python benchmarks/time_to_accuracy.py            # 1,000 tweets, one seed
+    python benchmarks/time_to_accuracy.py --full     # 4,000 tweets, three seeds
     python benchmarks/time_to_accuracy.py --quick    # a smoke test
 
 The recipe is the one that most tutorials print: Hugging Face `Trainer`, batches of 16, three
@@ -13,7 +14,6 @@ nothing.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import tempfile
@@ -38,7 +38,6 @@ OURS = {
 }  # fmt: skip
 MAX_LENGTH = 64
 GOAL = 5.0
-RESULT = turns.RESULTS / "time_to_accuracy.json"
 
 
 def measure(job: dict[str, Any]) -> dict[str, Any]:
@@ -153,24 +152,22 @@ def prepare(rows: int, others: int, folder: Path) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="96 tweets, one seed")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=RESULT, help="the JSON; figure beside it")
-    options = parser.parse_args(arguments)
-    rows, others, seeds = (96, 60, 1) if options.quick else (4_000, 1_000, options.seeds)
+    options = turns.parser(__doc__, "4,000 tweets, three seeds").parse_args(arguments)
+    form, out = turns.form(options), turns.result_file(options, "time_to_accuracy")
+    sizes = {"quick": (96, 60, 1), "short": (1_000, 500, 1), "full": (4_000, 1_000, 3)}
+    rows, others, seeds = sizes[form]
     started, runs = time.time(), []
     with tempfile.TemporaryDirectory() as folder:
         names = prepare(rows, others, Path(folder))
         shared = {"_data": folder, "classes": names, "rows": rows, "epochs": OURS["epochs"],
-                  "every": 1 if options.quick else OURS["evaluated_every"]}  # fmt: skip
+                  "every": 1 if form == "quick" else OURS["evaluated_every"]}  # fmt: skip
         for seed in range(seeds):
             for name in CONTESTANTS:
                 target = {"target": runs[-1]["validation"]} if name == "ours" else {}
                 runs += turns.take_turns(
                     "benchmarks.time_to_accuracy", [name], 1, shared | target,
                     lambda r: f"{r['seconds']:6.1f} s  validation {r['validation']:.3f}  "
-                    f"test {r['test']:.3f}", keep=not options.quick, first_seed=seed,
+                    f"test {r['test']:.3f}", keep=form != "quick", first_seed=seed,
                 )  # fmt: skip
     summary: dict[str, Any] = turns.medians(runs, ("seconds", "validation", "test"))
     times = [
@@ -183,9 +180,9 @@ def main(arguments: list[str] | None = None) -> None:
     if not all_reached:
         title = "The recipe's accuracy was not always reached"
     panels = [("seconds", 1, "seconds"), ("test", 100, "test accuracy, %")]
-    figure = turns.points(runs, CONTESTANTS, panels, title, options.out.with_suffix(".png"))
-    write_json(options.out, turns.header(
-        started, quick=options.quick, **turns.machine(),
+    figure = turns.points(runs, CONTESTANTS, panels, title, out.with_suffix(".png"))
+    write_json(out, turns.header(
+        started, form=form, **turns.machine(),
         settings={"model": "minilm", "data": "tweets", "rows": rows, "watched": others,
                   "max_length": MAX_LENGTH, "recipe": RECIPE, "ours": OURS, "seeds": seeds},
         goals={"times_as_short": GOAL}, times_as_short=over, all_reached=all_reached,

@@ -9,10 +9,14 @@ A benchmark is a module with
 The contestants take turns (A B C A B C ...), so that a change of the machine's mood meets all
 of them. What was measured is kept in ``runs/bench`` after every turn: an interrupted benchmark
 goes on from there, as long as its settings and its code are the same.
+
+Each has three forms: the short one, some minutes, whose result stays in ``runs/bench/short``;
+``--full``, whose result is part of the repository; ``--quick``, a smoke test.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import importlib
 import json
@@ -35,9 +39,35 @@ from sftkit.files import read_json, sha256_text, write_json  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 STORE = ROOT / "runs" / "bench"
+REPETITIONS = {"quick": 1, "short": 3, "full": 5}
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "numpy")
 
 Run = dict[str, Any]
+
+
+def parser(doc: str | None, full: str) -> argparse.ArgumentParser:
+    """The command line of a benchmark.
+
+    Args:
+        doc: Its script's documentation.
+        full: What the long form does more.
+    """
+    parser = argparse.ArgumentParser(description=(doc or "").split("\n")[0])
+    parser.add_argument("--full", action="store_true", help=full)
+    parser.add_argument("--quick", action="store_true", help="a smoke test, once")
+    parser.add_argument("--out", type=Path, help="the JSON; its figure is put beside it")
+    return parser
+
+
+def form(options: argparse.Namespace) -> str:
+    """``"quick"``, ``"full"`` or ``"short"``."""
+    return "quick" if options.quick else "full" if options.full else "short"
+
+
+def result_file(options: argparse.Namespace, script: str) -> Path:
+    """Where a result goes: that of the long form into the repository."""
+    folder = RESULTS if form(options) == "full" else STORE / form(options)
+    return options.out or folder / f"{script}.json"
 
 
 def in_fresh_process(module: str, job: Run) -> Run:

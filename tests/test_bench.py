@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import growth, turns
+from benchmarks import beside, growth, turns
 from sftkit.course import bench
 from sftkit.errors import ParameterError
 from sftkit.files import read_json
@@ -76,6 +77,29 @@ def test_every_script_has_a_name():
         bench.bench(["speed"])
 
 
+def test_what_was_found_here_stands_beside_the_repositorys_results(tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder, share in ((here, 0.02), (there, 0.04)):
+        folder.mkdir()
+        result = {"share": share, "goals": {"share": 0.03}}
+        (folder / "collation.json").write_text(json.dumps(result))
+    what = "encoding and collation, share of an epoch"
+    (row,) = beside.rows(["collation", "chat"], here, there)
+    assert row == ["collation", what, "0.020", "0.040", "at most 0.03"]
+    assert beside.rows(["collation"], here, tmp_path)[0][3] == "–"  # none in the repository
+    assert beside.rows(["chat"], here, there) == []
+
+
+def test_the_result_of_the_long_form_alone_goes_into_the_repository():
+    parser = turns.parser("What it is.", "more")
+    files = {form: turns.result_file(parser.parse_args(arguments), "chat")
+             for form, arguments in (("full", ["--full"]), ("quick", ["--quick", "--full"]),
+                                     ("short", []))}  # fmt: skip
+    assert files["full"] == turns.RESULTS / "chat.json"
+    assert files["short"].parent == turns.STORE / "short"
+    assert files["quick"].parent == turns.STORE / "quick"
+
+
 QUICK = [n for n in bench.BENCHMARKS if n != "classification"]  # see test_benchmarks.py
 
 
@@ -95,7 +119,7 @@ def test_a_quick_run(name, tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     result = read_json(out)
-    assert result["quick"] is True and result["runs"] and result["summary"]
+    assert result["form"] == "quick" and result["runs"] and result["summary"]
     assert result["machine"]["gflops_float32"] > 0
     assert out.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
     assert len(result["figure"]["alt"]) > 40

@@ -142,7 +142,7 @@ def test_a_quick_run_for_real(tmp_path):
         by_name["ours"]["positions"], rel=0.2
     )
     assert by_name["ours-top-2"]["gflop"] < by_name["ours"]["gflop"]
-    assert result["goals"] == GOALS and result["quick"] is True
+    assert result["goals"] == GOALS and result["form"] == "quick"
     assert result["configurations"]["trainer-tuned"]["arguments"]["train_sampling_strategy"]
     assert out.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
     assert "examples / s, medians" in result["figure"]["alt"]

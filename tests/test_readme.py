@@ -6,10 +6,11 @@ import json
 
 import pytest
 
-from benchmarks import readme
+from benchmarks import readme, readme_bench
 from benchmarks.campaign import as_record, jobs
 from benchmarks.classification import summarize
 from sftkit.course import notebooks
+from sftkit.course.bench import BENCHMARKS
 from sftkit.course.report.committed import committed_sweep
 from sftkit.errors import ParameterError
 from sftkit.files import PACKAGE
@@ -22,6 +23,9 @@ STALE TEXT
 <!-- /results -->
 
 between
+
+<!-- bench:goals -->
+<!-- /bench -->
 
 <!-- bench:classification -->
 <!-- /bench -->
@@ -69,6 +73,7 @@ def bench():
         "machine": {"device_name": "A processor", "threads": 2, "gflops_float32": 170.4},
         "versions": {"torch": "2.13.0", "transformers": "5.23.0"},
         "goals": {"trainer-default": 2.5, "trainer-tuned": 1.2, "limit_share": 0.75},
+        "figure": {"file": "bench.png"},
     }  # fmt: skip
 
 
@@ -82,27 +87,55 @@ def test_results_are_means_ranges_and_intervals(records):
 
 
 def test_bench_tells_ratios_and_goals(bench):
-    part = readme.bench_part(bench)
+    part = readme_bench.bench_part(bench)
     assert "| Trainer, its defaults | 20.0 | 2.55 (2.50 to 2.60) | 71.0 ± 2.5 |" in part
-    assert "ratio 2.55, goal 2.5 (reached)" in part
-    assert "ratio 1.13, goal 1.2 (missed)" in part
     assert "A processor (2 threads), which gives 170 GFLOP/s" in part
 
 
 def test_both_parts_are_put_in_and_nothing_else_changes(tmp_path, records, bench):
-    runs, result = tmp_path / "runs.json", tmp_path / "bench.json"
+    runs, result = tmp_path / "runs.json", tmp_path / "classification.json"
     runs.write_text(json.dumps({"runs": records}))
     result.write_text(json.dumps(bench))
-    new = readme.updated(TEMPLATE, runs, result)
+    new = readme.updated(TEMPLATE, runs, tmp_path)
     assert (
         "STALE TEXT" not in new
         and new.startswith("# A title\n\n<!-- results")
         and "between" in new
     )
-    assert readme.results_part(records) in new and readme.bench_part(bench) in new
-    assert readme.updated(new, runs, result) == new
+    assert readme.results_part(records) in new and readme_bench.bench_part(bench) in new
+    assert readme.updated(new, runs, tmp_path) == new
     empty = readme.updated(TEMPLATE, *[tmp_path / "none"] * 3)
-    assert empty.count("*No records yet.*") == 3
+    assert empty.count("*No records yet.*") == 4
+
+
+def test_every_benchmark_has_its_goal_beside_it(tmp_path, bench):
+    (tmp_path / "classification.json").write_text(json.dumps(bench))
+    chat = {
+        "machine": {"processor": "Other", "threads": 1}, "figure": {"file": "chat.png"},
+        "goals": {"speed": 2.0, "memory": 0.8, "loss_difference": 1e-3},
+        "summary": {name: {"ours_over_this": {
+            "speed": {"ratio_of_medians": 2.5, "paired_ratio_min": 2, "paired_ratio_max": 3},
+            "memory": {"ratio_of_medians": 0.9, "paired_ratio_min": 0.8,
+                       "paired_ratio_max": 1},
+            "loss_difference": 2e-4,
+        }} for name in ("trl", "trl-lora")},
+    }  # fmt: skip
+    (tmp_path / "chat.json").write_text(json.dumps(chat))
+    part = readme_bench.goals_part(tmp_path)
+    link = "| [classification](benchmarks/results/bench.png) |"
+    default = (
+        "speed over Trainer, its defaults | 2.55 (2.50 to 2.60) | at least 2.5 | reached |"
+    )
+    assert f"{link} {default} reached |" in part
+    assert "speed over Trainer, tuned | 1.13 (1.11 to 1.16) | at least 1.2 | missed |" in part
+    memory = "peak memory over TRL, all parameters | 0.90 (0.80 to 1.00) | at most 0.8 |"
+    assert f"|  | {memory} missed |" in part
+    assert "nats | 2.0e-04 | at most 0.001 | reached |" in part
+    assert "On A processor (2 threads); Other (1 thread)." in part
+
+
+def test_every_benchmark_with_goals_is_in_the_table():
+    assert set(readme_bench.FINDINGS) | {"growth"} == set(BENCHMARKS)
 
 
 def test_the_sweep_is_told_by_its_best_settings(small_sweep):

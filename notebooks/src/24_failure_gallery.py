@@ -518,7 +518,19 @@ for name, ids in [("rendered, then tokenized", twice), ("mended", once)]:
 
 # %% [markdown]
 # **Diagnosis**: print the first ids. Do it for training and for the program that serves the
-# model. Either alone may look harmless; what hurts is that the two differ.
+# model. Either alone may look harmless; what hurts is that the two differ. `check_run` looks at
+# the first two tokens of every row.
+
+# %%
+asked = [talk[:2], talk[2:]]
+for special in (True, False):
+    texts = [adds_one.apply_chat_template(t, tokenize=False) for t in asked]
+    ids = adds_one(texts, add_special_tokens=special)["input_ids"]
+    batches = Batches(Examples.of_tokens(ids), 2)
+    report = check_run(tiny_decoder(len(chat)), batches, language_loss, overfit_steps=0)
+    print(next(f"{f.verdict}: {f.message}" for f in report.findings if f.check == "begin"))
+
+# %% [markdown]
 # **Mend**: `add_special_tokens=False` on text that a template has written, in both places.
 
 # %%
@@ -760,8 +772,25 @@ header = ["trained with labels", "loss by hand", "five tokens", "goes on with"]
 show.table(rows, header)
 
 # %% [markdown]
-# Unshifted, the model learns to copy what it sees; shifted twice, it skips. **Mend**: shift in
-# one place. In the kit that is `losses_lm.next_token`; no encoder and no model shifts.
+# Unshifted, the model learns to copy what it sees; shifted twice, it skips. That is known only
+# after training. Before it, `checks.label_lead` asks the loss: it leaves one token supervised,
+# and looks where the gradient of its loss ends. That is the last token that was read for it.
+
+# %%
+batch, tried = texts.batch(range(2)), {}
+for name, loss in zip(names, (language_loss, not_shifted, shifted_twice), strict=True):
+    model = tiny_decoder()
+    try:
+        report = check_run(model, batches, loss, lr=1e-2, overfit_steps=0)
+        said = next(f.message for f in report.findings if f.check == "shift")
+    except FitError as problem:
+        said = next(x for x in str(problem).splitlines() if "shift:" in x).strip()
+    tried[name] = checks.label_lead(model, batch, loss)
+    print(f"{name}: {tried[name]} place(s) behind the last token read\n    {said}")
+
+# %% [markdown]
+# **Mend**: shift in one place. In the kit that is `losses_lm.next_token`; no encoder and no
+# model shifts.
 
 # %%
 model = learnt["shifted once"]
@@ -778,6 +807,7 @@ same(
     five[0, 1:].tolist(),
 )
 assert steps == {"shifted once": 3, "not shifted": 0, "shifted twice": 6}
+assert [3 * lead for lead in tried.values()] == list(steps.values())
 gallery.proved(
     11,
     "step of the count learnt (3 is right)",
@@ -1999,6 +2029,66 @@ show.figure(fig, alt + "rounding errors for the other two.")
 # a new object. The pinned transformers finds both tensors in the file and keeps them apart, so
 # the copy is right here; others tied them again. **Mend**: `lora.merge` gives the layer a weight
 # of its own, and says so in the config.
+#
+# The same three sets show the other half of the fault. A token was added before the adapters.
+# Its row belongs to the table, not to an adapter. A file with the adapters alone does not have
+# it, and whoever loads them makes room for the token with a row drawn anew.
+
+# %%
+from sftkit.models import lora_files
+from sftkit.models.added_tokens import add_tokens, grow
+from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
+
+
+def number_tokenizer():
+    """One token per number, as the toy model has them."""
+    inside = Tokenizer(WordLevel({str(i): i for i in range(50)}, unk_token="0"))
+    inside.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=inside, unk_token="0")
+
+
+# %%
+NEW = 50  # the id that the new token gets
+with_new = [[NEW, *row] for row in counting([12] * 64)]
+model = tiny_decoder()
+add_tokens(model, number_tokenizer(), ["<new>"])
+lora.add(model, ["query", "down"], rank=4, seed=seed)
+batches = Batches(Examples.of_tokens(with_new), 16, seed=seed)
+fit(model, batches, language_loss, epochs=3, lr=3e-2, precision="fp32")
+lora_files.save(model.eval(), folder / "adapter")
+adapters = {k: v for k, v in model.state_dict().items() if "lora_" in k}
+
+# %%
+by_hand = tiny_decoder()
+grow(by_hand, NEW + 1)
+nn.init.normal_(by_hand.embeddings.weight.data[NEW:], std=0.3)
+lora.add(by_hand, ["query", "down"], rank=4)
+by_hand.load_state_dict(adapters, strict=False)
+reloaded = {
+    "adapters alone": by_hand,
+    "lora_files.load": lora_files.load(tiny_decoder(), folder / "adapter"),
+}
+ids = torch.tensor(with_new[:2])
+lost = {
+    name: float((logits_of(again.eval()) - logits_of(model)).abs().max())
+    for name, again in reloaded.items()
+}
+rows = [[name, f"{d:.1e}"] for name, d in lost.items()]
+show.table(rows, ["read back by", "logits off"], "Texts that begin with the new token")
+
+# %% [markdown]
+# **Mend**: `lora_files.save` writes the rows that were added beside the adapters, and some
+# numbers of the model beneath; `load` refuses another one.
+
+# %%
+try:
+    lora_files.load(tiny_decoder(std=0.1), folder / "adapter")
+except ModelError as problem:
+    print(problem)
+assert lost["adapters alone"] > 1e-3
+compare("page 17: logits with a new token, reloaded", lost["lora_files.load"], 0, 1e-9)
 
 # %%
 compare(
@@ -2027,21 +2117,9 @@ gallery.proved(
 gallery.page(22)
 
 # %%
-from sftkit.models.added_tokens import add_tokens
-from tokenizers import Tokenizer, pre_tokenizers
-from tokenizers.models import WordLevel
-from transformers import PreTrainedTokenizerFast
-
 counts = learnt["shifted once"]
 old_text = Examples.of_tokens(counting([20] * 16))
 new_tokens = [f"<new{i}>" for i in range(20)]
-
-
-def number_tokenizer():
-    """One token per number, as the toy model has them."""
-    inside = Tokenizer(WordLevel({str(i): i for i in range(50)}, unk_token="0"))
-    inside.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=inside, unk_token="0")
 
 
 # %%

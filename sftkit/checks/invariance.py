@@ -150,6 +150,38 @@ def leak(model: torch.nn.Module, batch: Batch, loss: Loss) -> float:
     return float(size.masked_fill(own, 0).max() / size.masked_fill(~own, 0).max())
 
 
+def label_lead(model: torch.nn.Module, batch: Batch, loss: Loss) -> int | None:
+    """How far a token lies behind the last token that its prediction has read.
+
+    Only the last label of the first row is left supervised. The gradient of its loss with
+    respect to the embedded tokens ends with the last token that was read for it.
+
+    Args:
+        batch: Labels at the places of their tokens.
+
+    Returns:
+        1 for the prediction of the next token; 0 or less when the token itself was read: the
+        labels are not shifted, or the model looks ahead; 2 when the token before it was not
+        read: the labels are shifted twice. None when nothing is supervised.
+
+    Raises:
+        ModelError: The model does not say where its embeddings are.
+    """
+    row = {k: v[:1] for k, v in batch.items()}
+    places = (row["labels"][0] != IGNORE).nonzero().flatten().tolist()
+    if not places:
+        return None
+    other = torch.arange(row["labels"].shape[1], device=row["labels"].device) != places[-1]
+    row["labels"] = row["labels"].masked_fill(other, IGNORE)
+    with embedded(model) as kept:
+        loss_sum, n = loss(model, row)
+        if not n:
+            return None
+        (gradient,) = torch.autograd.grad(loss_sum, kept[0])
+    read = gradient[0].norm(dim=-1).nonzero().flatten().tolist()
+    return places[-1] - read[-1] if read else None
+
+
 def influence(run: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
     """Which inputs does each output depend on?
 

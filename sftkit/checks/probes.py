@@ -21,7 +21,7 @@ from sftkit.checks.looked_at import (
     Run,
     error,
 )
-from sftkit.checks.probes_lm import check_packing, check_stop
+from sftkit.checks.probes_lm import check_begin, check_packing, check_shift, check_stop
 from sftkit.corpora import duplicates
 from sftkit.models.parts import base_of
 
@@ -247,11 +247,13 @@ CHECKS: dict[str, Callable[[Run], Found]] = {
     "labels": _check_labels,
     "names": _check_names,
     "cut": _check_cut,
+    "begin": check_begin,
     "stop": check_stop,
     "first loss": _check_first_loss,
     "repeats": _check_repeats,
     "padding": _check_padding,
     "neighbours": _check_neighbours,
+    "shift": check_shift,
     "packing": check_packing,
     "gradients": _check_gradients,
     "one batch": _check_one_batch,

@@ -1,11 +1,11 @@
-"""Checks of `check_run` for language models: stop tokens, and packed rows."""
+"""Checks of `check_run` for language models: first and last tokens, shift, packed rows."""
 
 from __future__ import annotations
 
 import torch
 
 from sftkit.batches import IGNORE, Ragged
-from sftkit.checks.invariance import leak
+from sftkit.checks.invariance import label_lead, leak
 from sftkit.checks.looked_at import LOOK, OK, TOLERANCE, WRONG, Found, Run
 from sftkit.models.parts import base_of
 from sftkit.packing import PackedBatches
@@ -27,6 +27,44 @@ def check_stop(run: Run) -> Found:
         yield LOOK, f"{missing:,} rows ({share:.1%}) do not end with the stop token."
     else:
         yield OK, "the last supervised token of every row is the stop token."
+
+
+def check_begin(run: Run) -> Found:
+    """Whether every row begins with one token twice, put there by tokenizer and template."""
+    column = run.batches.examples.columns.get("input_ids")
+    if not isinstance(column, Ragged) or len(column) < 2 or column.lengths.min() < 2:
+        return
+    first = column.values[column.starts[:-1]]
+    if (first != first[0]).any():
+        return
+    if (column.values[column.starts[:-1] + 1] == first[0]).all():
+        yield LOOK, f"every row begins with token {first[0]} twice: a template and a tokenizer?"
+    else:
+        yield OK, f"every row begins with token {first[0]}, once."
+
+
+def check_shift(run: Run) -> Found:
+    """Whether a token is predicted from the tokens before it, through the loss itself."""
+    batch = run.batch()
+    ids, labels = batch.get("input_ids"), batch["labels"]
+    if run.writes or ids is None or labels.shape != ids.shape:
+        return
+    supervised = labels != IGNORE
+    # Other labels than the tokens themselves are tags, or tokens that a mask has hidden.
+    if (labels != ids)[supervised].any() or not hasattr(
+        base_of(run.model), "get_input_embeddings"
+    ):
+        return
+    rows = supervised.any(dim=1).nonzero().flatten()[-1:]
+    lead = label_lead(run.model, {k: v[rows] for k, v in batch.items()}, run.loss)
+    if lead is None:
+        return
+    if lead < 1:
+        yield WRONG, "a token is predicted from itself: labels not shifted, or looking ahead."
+    elif lead > 1:
+        yield WRONG, "a token is predicted without the one before it: labels shifted twice."
+    else:
+        yield OK, "a token is predicted from all before it, and not from itself."
 
 
 def check_packing(run: Run) -> Found:

@@ -20,12 +20,10 @@ class Benchmark:
     Attributes:
         script: Its file name without ``.py``; results have the same name.
         question: What it measures.
-        full: Arguments of its long form.
     """
 
     script: str
     question: str
-    full: tuple[str, ...] = ()
 
 
 BENCHMARKS = {
@@ -33,13 +31,11 @@ BENCHMARKS = {
         "classification", "a classifier's training: our loop against Hugging Face Trainer"
     ),
     "chat": Benchmark("chat", "a chat model's training: ours against TRL's SFTTrainer"),
-    "prediction": Benchmark(
-        "prediction", "prediction: ours against transformers' pipeline", ("--full",)
-    ),
+    "prediction": Benchmark("prediction", "prediction: ours against transformers' pipeline"),
     "collation": Benchmark("collation", "what encoding and collation take of an epoch"),
     "limit": Benchmark("limit", "the distance to this machine's limit, by phase; memory"),
     "growth": Benchmark(
-        "growth", "how time and memory grow with rows, length, vocabulary, layers", ("--full",)
+        "growth", "how time and memory grow with rows, length, vocabulary, layers"
     ),
     "sweeps": Benchmark(
         "sweeps", "sweeps: two Dask workers against one, a run's overhead, 10,000 planned runs"
@@ -53,10 +49,12 @@ BENCHMARKS = {
 def bench(names: Sequence[str], *, full: bool = False, quick: bool = False) -> int:
     """Run benchmarks; each goes on from what it had measured when it was interrupted.
 
+    The short form ends with a table of what was found here beside the repository's results.
+
     Args:
         names: None: all of them.
-        full: The long form of those that have one.
-        quick: A smoke test of each, which writes no results into the repository.
+        full: The long form, whose results are part of the repository.
+        quick: A smoke test of each.
 
     Returns:
         0 when all ran to their end, 1 otherwise.
@@ -75,11 +73,13 @@ def bench(names: Sequence[str], *, full: bool = False, quick: bool = False) -> i
     for name in names or BENCHMARKS:
         benchmark = BENCHMARKS[name]
         print(f"{time.strftime('%H:%M')}  {name}: {benchmark.question}", flush=True)
-        arguments = ["--quick", "--out", _scratch(folder, benchmark)] if quick else []
-        arguments += benchmark.full if full else ()
+        arguments = ["--quick"] * quick + ["--full"] * full
         script = folder / f"{benchmark.script}.py"
         if subprocess.run([sys.executable, str(script), *arguments], check=False).returncode:
             failed.append(name)
+    if not (quick or full):
+        scripts = [BENCHMARKS[name].script for name in names or BENCHMARKS]
+        subprocess.run([sys.executable, str(folder / "beside.py"), *scripts], check=False)
     if failed:
         print(f"did not end: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
@@ -94,10 +94,6 @@ def listing() -> str:
         when = read_json(result)["date"] if result.is_file() else "never"
         lines.append(f"{name:18} {when:12} {benchmark.question}")
     return "\n".join([f"{'NAME':18} {'MEASURED':12} WHAT", *lines])
-
-
-def _scratch(folder: Path, benchmark: Benchmark) -> str:
-    return str(folder.parent / "runs" / "bench" / "quick" / f"{benchmark.script}.json")
 
 
 def _folder() -> Path:

@@ -33,7 +33,9 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
     kept = "What was measured is kept; the same command goes on from there."
     sub = verb("bench", _bench, "measure speed and memory against other programs", kept)
     sub.add_argument("names", nargs="*", metavar="NAME", help="none: all of them")
-    sub.add_argument("--full", action="store_true", help="the long form of those that have one")
+    sub.add_argument(
+        "--full", action="store_true", help="the long form, kept with the repository"
+    )
     sub.add_argument("--quick", action="store_true", help="a smoke test; keeps no results")
     sub.add_argument("--list", action="store_true", help="show the names and stop")
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from sftkit import check_run, losses_chunked, losses_lm, losses_seq2seq, losses_spans
-from sftkit.batches import Batches
+from sftkit.batches import IGNORE, Batches, Examples
 from sftkit.errors import FitError
 from sftkit.models import blocks
 from sftkit.packing import PackedBatches
@@ -17,6 +17,79 @@ from tests.engine import test_losses_spans, tiny_chat, tiny_pairs
 
 def verdicts(report) -> dict[str, str]:
     return {finding.check: finding.verdict for finding in report.findings}
+
+
+# -- first tokens and the shift ---------------------------------------------------------------
+
+
+def not_shifted(model, batch):
+    logits = model(**losses_lm.model_inputs(batch)).logits
+    return losses_lm.cross_entropy(logits, batch["labels"])
+
+
+def shifted_twice(model, batch):
+    early = functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORE)
+    return losses_lm.causal_lm()(model, batch | {"labels": early})
+
+
+class LooksAhead(nn.Module):
+    """Every place sees the mean of all tokens of its row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.output = nn.Embedding(50, 8), nn.Linear(8, 50)
+
+    def get_input_embeddings(self):
+        return self.table
+
+    def forward(self, input_ids, attention_mask=None):
+        from sftkit.models.blocks import Output
+
+        hidden = self.table(input_ids)
+        mask = torch.ones(hidden.shape[:2]) if attention_mask is None else attention_mask
+        seen = (hidden * mask[..., None]).sum(1, keepdim=True) / mask.sum(1)[:, None, None]
+        hidden = hidden + seen
+        return Output(hidden, self.output(hidden))
+
+
+def chat_batches():
+    return Batches(tiny_chat.examples(12), 4)
+
+
+@pytest.mark.parametrize("make", [tiny_chat.decoder, tiny_chat.llama])
+@pytest.mark.parametrize("loss", [losses_lm.causal_lm(), losses_chunked.causal_lm()])
+def test_labels_that_are_shifted_once_pass(make, loss):
+    report = check_run(make(), chat_batches(), loss, lr=1e-3, overfit_steps=0)
+    assert verdicts(report)["shift"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("make", "loss", "words"),
+    [
+        (tiny_chat.llama, not_shifted, "from itself"),
+        (tiny_chat.llama, shifted_twice, "shifted twice"),
+        (LooksAhead, losses_lm.causal_lm(), "looking ahead"),
+    ],
+)
+def test_labels_that_are_shifted_wrongly_are_refused(make, loss, words):
+    with pytest.raises(FitError, match=f"shift: .*{words}"):
+        check_run(make(), chat_batches(), loss, lr=1e-3, overfit_steps=0)
+
+
+def test_tags_and_hidden_tokens_are_not_taken_for_shifted_text():
+    tags = tiny_chat.examples(12)
+    tags.columns["labels"].values[:] = 3
+    report = check_run(tiny_chat.llama(), Batches(tags, 4), not_shifted, overfit_steps=0)
+    assert "shift" not in verdicts(report)
+
+
+@pytest.mark.parametrize(("begin", "verdict"), [([1, 1], "look"), ([1], "ok"), ([], None)])
+def test_a_doubled_first_token_is_seen(begin, verdict):
+    rows = [begin + [5 + i, 9, 7, 8] for i in range(8)]
+    batches = Batches(Examples.of_tokens(rows), 4)
+    report = check_run(tiny_chat.llama(), batches, losses_lm.causal_lm(), overfit_steps=0)
+    assert verdicts(report).get("begin") == verdict
 
 
 # -- packed rows ------------------------------------------------------------------------------
