@@ -5,9 +5,10 @@
     python benchmarks/chat.py --quick    # a smoke test with a tiny model
 
 Both get the same token ids and labels (prompts masked), so that encoding is no part of it, and
-the same batches in the same order, grouped by length, so that their losses can be compared step
+the same steps in the same order, grouped by length, so that their losses can be compared step
 by step. TRL runs at its best settings on a CPU: float32, no activation checkpointing, its own
-chunked loss. With LoRA, each draws its own start of the adapters. Needs
+chunked loss; rows without padding it has for flash attention only. Ours are packed, and once
+padded as TRL's are. With LoRA, each draws its own start of the adapters. Needs
 ``pip install sftkit[bench]``.
 """
 
@@ -27,6 +28,7 @@ from sftkit.files import write_json
 
 CONTESTANTS = {
     "ours": "sftkit, all parameters",
+    "ours-padded": "sftkit, padded",
     "trl": "TRL, all parameters",
     "ours-lora": "sftkit, LoRA",
     "trl-lora": "TRL with peft, LoRA",
@@ -112,8 +114,12 @@ def _ours(model: Any, data: Any, job: dict[str, Any]) -> tuple[Any, list[float]]
 
 def _batches(data: Any, job: dict[str, Any]) -> Any:
     from sftkit.batches import Batches, Examples
+    from sftkit.packing import PackedBatches
 
-    return Batches(Examples.of(data, job["pad_id"]), job["batch_size"], seed=job["seed"])
+    examples, size = Examples.of(data, job["pad_id"]), job["batch_size"]
+    if job["contestant"] in ("ours", "ours-lora"):
+        return PackedBatches(examples, size, seed=job["seed"], by_length=True)
+    return Batches(examples, size, seed=job["seed"])
 
 
 def _trl(model: Any, data: Any, job: dict[str, Any]) -> tuple[Any, list[float]]:
@@ -185,7 +191,9 @@ def summarize(runs: list[dict[str, Any]]) -> dict[str, Any]:
     keys = ("examples_per_second", "seconds", "peak_memory_mb", "held_out_loss",
             "training_loss", "trained_parameters")  # fmt: skip
     summary: dict[str, Any] = turns.medians(runs, keys)
-    for ours, theirs in (("ours", "trl"), ("ours-lora", "trl-lora"), ("ours", "trl-default")):
+    pairs = [("ours", "trl"), ("ours-lora", "trl-lora"), ("ours", "trl-default"),
+             ("ours", "ours-padded")]  # fmt: skip
+    for ours, theirs in pairs:
         if ours not in summary or theirs not in summary:
             continue
         loss = [turns.column(runs, n, "held_out_loss") for n in (ours, theirs)]

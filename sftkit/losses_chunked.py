@@ -16,8 +16,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from sftkit.errors import ParameterError
-from sftkit.losses import Loss, cross_entropy
+from sftkit.losses import Loss, cross_entropy, model_inputs
 from sftkit.losses_lm import causal_inputs, next_token, supervised, unwrapped
+from sftkit.models import packed_attention
 
 if TYPE_CHECKING:
     from sftkit.batches import Batch
@@ -43,14 +44,15 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         exact = torch.promote_types(torch.float32, hidden.dtype)
         total = torch.zeros((), dtype=exact, device=hidden.device)
         of_hidden = torch.empty_like(hidden) if gradients and ctx.needs_input_grad[0] else None
-        of_weight = torch.zeros_like(weight) if gradients and ctx.needs_input_grad[1] else None
+        of_weight: torch.Tensor | None = None
+        wanted = gradients and ctx.needs_input_grad[1]
         for start in range(0, len(hidden), chunk):
             part = slice(start, start + chunk)
             logits = functional.linear(hidden[part], weight).to(exact)
             right = labels[part].unsqueeze(1)
             log_sum = logits.logsumexp(dim=1, keepdim=True)
             total += (log_sum - logits.gather(1, right)).sum()
-            if of_hidden is None and of_weight is None:
+            if of_hidden is None and not wanted:
                 continue
             # The gradient of the logits: softmax, less 1 at the right token.
             slope = logits.sub_(log_sum).exp_()
@@ -58,14 +60,21 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             slope = slope.to(hidden.dtype)
             if of_hidden is not None:
                 of_hidden[part] = slope @ weight
-            if of_weight is not None:
-                of_weight += slope.T @ hidden[part]
+            if wanted:
+                # Of the vocabulary's size: neither filled with zeros nor copied for nothing.
+                own = slope.T @ hidden[part]
+                of_weight = own if of_weight is None else of_weight.add_(own)
+        if wanted and of_weight is None:
+            of_weight = torch.zeros_like(weight)
         ctx.save_for_backward(of_hidden, of_weight)
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        # `fit` takes the gradient of the sum itself. On a GPU, to look would be to wait.
+        if upstream.device.type == "cpu" and upstream.item() == 1.0:
+            return *ctx.saved_tensors, None, None, None
         scaled = [
             None if part is None else part * upstream.to(part.dtype)
             for part in ctx.saved_tensors
@@ -119,12 +128,18 @@ def causal_lm(chunk: int | None = CHUNK) -> Loss:
 def _hidden_and_weight(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Last hidden states ``(B, T, D)`` and the output matrix; logits and None when unknown."""
     inside: Any = unwrapped(model)
+    plain = inside is model and _has_plain_head(inside)
+    if plain and "document" in batch and packed_attention.possible(inside):
+        inputs = {k: v for k, v in model_inputs(batch).items() if k != "document"}
+        with packed_attention.by_document(inside, batch["document"]) as more:
+            within: Any = inside.base_model(**inputs | more, use_cache=False)
+        return within.last_hidden_state, inside.get_output_embeddings().weight
     inputs = causal_inputs(model, batch)
     if hasattr(inside, "output_weight"):
         # Through the wrapper, so that gradients are exchanged between processes.
         ours: Any = model(**inputs, head=False)
         return ours.hidden, inside.output_weight
-    if inside is model and _has_plain_head(inside):
+    if plain:
         output: Any = inside.base_model(**inputs, use_cache=False)
         return output.last_hidden_state, inside.get_output_embeddings().weight
     output = model(**inputs)
