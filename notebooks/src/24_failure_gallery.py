@@ -528,7 +528,8 @@ for special in (True, False):
     ids = adds_one(texts, add_special_tokens=special)["input_ids"]
     batches = Batches(Examples.of_tokens(ids), 2)
     report = check_run(tiny_decoder(len(chat)), batches, language_loss, overfit_steps=0)
-    print(next(f"{f.verdict}: {f.message}" for f in report.findings if f.check == "begin"))
+    found = next(f for f in report.findings if f.check == "begin")
+    print(f"{found.verdict}: {found.message}")
 
 # %% [markdown]
 # **Mend**: `add_special_tokens=False` on text that a template has written, in both places.
@@ -2086,7 +2087,7 @@ show.table(rows, ["read back by", "logits off"], "Texts that begin with the new 
 try:
     lora_files.load(tiny_decoder(std=0.1), folder / "adapter")
 except ModelError as problem:
-    print(problem)
+    print(str(problem).replace(str(folder), "…"))
 assert lost["adapters alone"] > 1e-3
 compare("page 17: logits with a new token, reloaded", lost["lora_files.load"], 0, 1e-9)
 

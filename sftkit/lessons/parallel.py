@@ -246,7 +246,7 @@ def _held(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, int]:
 
 
 def reduce_times(sizes: list[int], repetitions: int) -> list[dict[str, float]]:
-    """Median seconds of an all-reduce by bytes: torch's, our ring, and a message one way."""
+    """Median seconds of an all-reduce by bytes: torch's, and our ring."""
     found = []
     for size in sizes:
         x = torch.ones(max(1, size // 4))

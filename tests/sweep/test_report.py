@@ -124,6 +124,7 @@ def test_effects_are_shares_of_the_variance(plan_of, tmp_path, said) -> None:
     assert found[0].share == pytest.approx(between[0] / sum(between))
     assert found[1].share == pytest.approx(between[1] / sum(between))
     assert [m[1] for m in found[0].means] == pytest.approx([1.055, 2.055, 3.055])
+    assert [m[0] for m in found[1].means] == ["plain", "fancy"]  # as in the plan
 
 
 def test_the_front_holds_what_none_beats_in_both() -> None:

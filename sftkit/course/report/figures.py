@@ -13,6 +13,7 @@ from sftkit.teach import show
 Figure = tuple[Any, str] | None
 LOG_FROM = 20  # largest over smallest value, from which an axis is logarithmic
 MOST_LINES = 400
+CROWDED = 36  # letters of all ticks of a half-width axis, from which they are turned
 NAMED = (0, 1, 2, 4, 5)  # colours of the best learning curves; the others are grey
 
 
@@ -71,7 +72,9 @@ def effect_panels(found: Tables, effects: list[Effect]) -> Figure:
                             color=show.COLOURS[0], capsize=3)  # fmt: skip
             else:
                 ax.plot(x + 0.08, mean, "s", ms=5, color=show.COLOURS[0])
-        ax.set_xticks(range(len(effect.means)), [number(value) for value, *_ in effect.means])
+        ticks = [number(value) for value, *_ in effect.means]
+        crowded = sum(map(len, ticks)) > CROWDED
+        ax.set_xticks(range(len(ticks)), ticks, rotation=20 * crowded)
         ax.set_xlim(-0.5, len(effect.means) - 0.5)
         ax.set_xlabel(effect.name)
         ax.set_title(f"{effect.name}: {100 * effect.share:.0f} % of the variance")

@@ -194,13 +194,17 @@ class Effect:
 
 def effects(found: Tables, most: int = 12) -> list[Effect]:
     """The effect of each parameter that has a few values, the largest share first."""
+    import pandas as pd
+
     from sftkit.evaluate.intervals import mean_interval
 
     done = found.done()
     result = []
     total = float(((done[found.metric] - done[found.metric].mean()) ** 2).sum())
     for name in found.varied:
-        groups = [(value, g[found.metric].astype(float)) for value, g in done.groupby(name)]
+        # Numbers in their order, words in that of the plan.
+        by_value = done.groupby(name, sort=pd.api.types.is_numeric_dtype(done[name]))
+        groups = [(value, g[found.metric].astype(float)) for value, g in by_value]
         if not 2 <= len(groups) <= most:
             continue
         between, means = 0.0, []

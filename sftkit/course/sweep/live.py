@@ -88,20 +88,20 @@ class SweepBox:
         if not lines:
             return None
         fig, ax = show.new_figure(height=2.8)
-        for run, name, points in lines:
+        for i, (run, name, points) in enumerate(lines):
             live = run in under_way
+            told = self.progress.label(run) if live else "done" if i == 0 else None
             ax.plot(
                 [row["step"] for row in points],
                 [row[name] for row in points],
                 color=show.COLOURS[0] if live else "#b8b8b8",
                 marker="o" if live else None,
                 ms=4,
-                label=self.progress.label(run) if live else None,
+                label=told,
             )
         ax.set(xlabel="optimizer step", ylabel=lines[-1][1])
         ax.set_title(f"Learning curves: {len(lines)} runs")
-        if any(run in under_way for run, *_ in lines):
-            ax.legend()
+        ax.legend()
         return fig, f"Learning curves of {len(lines)} runs, {lines[-1][1]} by optimizer step."
 
     def _curve(self, notebook: str, digest: str) -> list[dict[str, float]]:
