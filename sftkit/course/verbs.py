@@ -60,6 +60,7 @@ def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
     sub.add_argument("what", nargs="?", default="runs", metavar="STORE_OR_PLAN")
     sub.add_argument("--name", help="of the sweep, when a store holds several")
     sub.add_argument("--to", type=Path, metavar="DIR", help="else STORE/sweeps/NAME/report")
+    sub.add_argument("--no-links", action="store_true", help="none to the runs: to give away")
     _store(sub)
 
 
@@ -173,7 +174,8 @@ def _report(options: argparse.Namespace) -> int:
     from sftkit.course.report import write_report
 
     store, name = _find(options)
-    written = write_report(store, options.name or name, options.to)
+    name = options.name or name
+    written = write_report(store, name, options.to, links=not options.no_links)
     for note in written.notes:
         print(note, file=sys.stderr)
     print(f"read it: {written.page}\nthe table: {written.table}")

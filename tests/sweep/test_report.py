@@ -92,6 +92,15 @@ def test_the_page_is_offline_escaped_and_links_every_notebook(store) -> None:
         assert f"<h2>{heading}</h2>" in text
 
 
+def test_a_page_to_give_away_leads_to_its_own_tables_only(store, tmp_path) -> None:
+    written = write_report(store, to=tmp_path / "away", links=False)
+    hrefs = {a["href"] for tag, a in Page(written.page.read_text()).tags if tag == "a"}
+    assert hrefs and all(
+        (written.page.parent / href).parent == tmp_path / "away" for href in hrefs
+    )
+    assert str(store) not in written.page.read_text()
+
+
 def test_the_tables_are_tidy_and_agree(store) -> None:
     written = write_report(store)
     csv = pd.read_csv(written.table)

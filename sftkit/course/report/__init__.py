@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 __all__ = ["Written", "write_report"]
@@ -21,13 +21,16 @@ class Written:
     notes: list[str] = field(default_factory=list)
 
 
-def write_report(store: Path, name: str | None = None, to: Path | None = None) -> Written:
+def write_report(
+    store: Path, name: str | None = None, to: Path | None = None, *, links: bool = True
+) -> Written:
     """Write a sweep's report from its store.
 
     Args:
         store: Folder of all runs.
         name: Of the sweep; the newest of the store unless given.
         to: Folder of the report; ``STORE/sweeps/NAME/report`` unless given.
+        links: Whether the page leads to the runs' notebooks; not for one that leaves its store.
 
     Returns:
         The page ``index.html`` and the table ``runs.csv``. Beside them ``runs.parquet`` and,
@@ -43,6 +46,8 @@ def write_report(store: Path, name: str | None = None, to: Path | None = None) -
     store = Path(store).resolve()
     manifest = manifest_of(store, name)
     found = rows.tables(store, manifest)
+    if not links:
+        found = replace(found, links={})
     folder = Path(to) if to else sweep_folder(store, manifest["name"]) / "report"
     for kind, frame in (("runs", found.runs), ("curves", found.curves)):
         if len(frame) or kind == "runs":
