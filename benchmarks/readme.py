@@ -152,10 +152,12 @@ def sweep_part(found: Tables | None) -> str:
             f"{100 * best.mean:.1f} ({100 * best.low:.1f} to {100 * best.high:.1f})",
             f"{100 * test.mean():.1f} ({100 * test.min():.1f} to {100 * test.max():.1f})",
         ])  # fmt: skip
+    lost = len(found.runs) - len(done)
+    failed = f", {lost} failed" if lost else ""
     shares = ", ".join(f"{e.name} {100 * e.share:.0f} %" for e in effects(found))
     table = markdown(["trained", "rate", "epochs", "validation", "test"], rows)
     return (
-        f"{len(done)} runs, {len(set(done['seed']))} seeds each. For each choice of what is "
+        f"{len(done)} runs done{failed}, {len(set(done['seed']))} seeds each. For each choice of what is "
         "trained, the rate and the number of epochs with the best validation accuracy in "
         "percent (mean over seeds with its 95 % interval), and the test accuracy there (mean, "
         f"smallest and largest).\n\n{table}\nShares of the variance of the validation "

@@ -138,7 +138,7 @@ def test_every_benchmark_with_goals_is_in_the_table():
 
 def test_the_sweep_is_told_by_its_best_settings(small_sweep):
     part = readme.sweep_part(committed_sweep("what_to_train", small_sweep))
-    assert "6 runs, 3 seeds each" in part  # a failed run is none
+    assert "6 runs done, 1 failed, 3 seeds each" in part
     assert "| all | 0.001 | 2 | 61.0 (58.5 to 63.5) | 58.0 (57.0 to 59.0) |" in part
     assert part.index("| all |") < part.index("| head |")
     assert "Shares of the variance of the validation accuracy: train 97 %, lr 97 %" in part
