@@ -158,10 +158,10 @@ def sweep_part(found: Tables | None) -> str:
     table = markdown(["trained", "rate", "epochs", "validation", "test"], rows)
     return (
         f"{len(done)} runs done{failed}, {len(set(done['seed']))} seeds each. For each choice "
-        "of what is trained, the rate and the number of epochs with the best validation accuracy in "
-        "percent (mean over seeds with its 95 % interval), and the test accuracy there (mean, "
-        f"smallest and largest).\n\n{table}\nShares of the variance of the validation "
-        f"accuracy: {shares}.\n"
+        "of what is trained, the rate and the number of epochs with the best validation "
+        "accuracy in percent (mean over seeds with its 95 % interval), and the test accuracy "
+        f"there (mean, smallest and largest).\n\n{table}\nShares of the variance of the "
+        f"validation accuracy: {shares}.\n"
     )
 
 

@@ -1120,7 +1120,7 @@ for ax, count in zip(axes, epochs, strict=True):
     ax.set_xticks(rates, [f"{rate:g}" for rate in rates])
     ax.minorticks_off()
 axes[0].set_ylabel("best validation accuracy, %")
-axes[0].legend(title="trained", fontsize=9, loc="lower left")
+axes[1].legend(ncols=2, fontsize=9, loc="lower right")
 alt = (
     "Validation accuracy against the learning rate, a line for each choice of what is "
 )

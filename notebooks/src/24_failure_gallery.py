@@ -295,6 +295,8 @@ for divide in ("own count", "all counts"):
     found[divide] = w.grad / n
 if rank == 0:
     torch.save(found, out)
+distributed.barrier()  # neither leaves while the other needs it
+distributed.destroy_process_group()
 """
 
 
