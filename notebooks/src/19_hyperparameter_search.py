@@ -1174,6 +1174,8 @@ runs = finished.set_index("run")
 flattered = 100 * (runs[what.metric] - last.reindex(runs.index))
 for count, points_above in flattered.groupby(runs["epochs"]):
     print(f"epochs {count:g}: best over last epoch, {points_above.mean():+.2f} points")
+
+# %%
 rows = []
 for c in best_by(what, "train"):
     chosen, test = c.chosen, 100 * runs.loc[c.runs, "tuned.accuracy"]
