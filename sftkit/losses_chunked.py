@@ -15,10 +15,10 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from sftkit import packed_attention
 from sftkit.errors import ParameterError
 from sftkit.losses import Loss, cross_entropy, model_inputs
 from sftkit.losses_lm import causal_inputs, next_token, supervised, unwrapped
-from sftkit.models import packed_attention
 
 if TYPE_CHECKING:
     from sftkit.batches import Batch

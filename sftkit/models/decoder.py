@@ -20,12 +20,12 @@ from sftkit.models.blocks import (
     RMSNorm,
     check_length,
     check_sizes,
-    document_lengths,
     init_weights,
     restarting_positions,
     rotary_tables,
 )
 from sftkit.models.own import fill, read_config, read_own, read_tensors, save_own
+from sftkit.packed_attention import document_lengths
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from sftkit import losses_chunked, losses_lm
-from sftkit.models import lora, packed_attention
+from sftkit import losses_chunked, losses_lm, packed_attention
+from sftkit.models import lora
 from sftkit.packing import PackedBatches
 from tests.engine import tiny_chat
 from tests.traps.test_training import sees

@@ -12,7 +12,8 @@ from sftkit import losses_lm, packing
 from sftkit.batches import IGNORE, Batches, Examples, Ragged, padding_share
 from sftkit.errors import CheckpointError, EncodeError, ModelError, ParameterError
 from sftkit.fit import fit
-from sftkit.models.blocks import document_lengths, restarting_positions
+from sftkit.models.blocks import restarting_positions
+from sftkit.packed_attention import document_lengths
 from sftkit.packing import PackedBatches, first_fit_decreasing
 from tests.engine import tiny, tiny_chat
 

@@ -1,8 +1,8 @@
-"""Attention of transformers' models within packed documents, one call per document.
+"""Attention within packed documents, one call per document: in our models and transformers'.
 
 A mask of all pairs (`losses_lm.causal_inputs`) works with every model, but costs the square of
-a row's length. Here the library's register of kinds of attention gets one more, and a model
-uses it within a block.
+a row's length. Our decoder calls `attend_by_document`. For transformers' models, the library's
+register of kinds of attention gets one more, and a model uses it within a block.
 """
 
 from __future__ import annotations
@@ -12,12 +12,40 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-
-from sftkit.models.blocks import attend_by_document, document_lengths
+from torch.nn import functional
 
 NAME = "sftkit_by_document"
 # Of these, attention is softmax(q k / sqrt(d)) v over all tokens before, and nothing else.
 KNOWN = ("llama", "mistral", "qwen2")
+
+
+def document_lengths(document: torch.Tensor) -> list[int]:
+    """Lengths of the runs of equal ids in ``document (B, T)``, row after row; sum ``B * T``."""
+    begins = torch.ones_like(document, dtype=torch.bool)
+    begins[:, 1:] = document[:, 1:] != document[:, :-1]
+    starts = begins.flatten().nonzero().flatten().tolist()
+    return [b - a for a, b in zip(starts, [*starts[1:], document.numel()], strict=True)]
+
+
+def attend_by_document(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: list[int]
+) -> torch.Tensor:
+    """Causal attention within each document; all shapes ``(B, H, T, d)``.
+
+    One call per document: with eight documents in a row of 1,024 tokens this takes a seventh
+    of the time of a mask of all pairs (measured on CPU, forward and backward).
+    """
+    rows = query.shape[0]
+    # The rows one behind the other, then cut where documents begin.
+    parts = (
+        x.transpose(0, 1).flatten(1, 2).unsqueeze(0).split(lengths, dim=2)
+        for x in (query, key, value)
+    )
+    mixed = [
+        functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        for q, k, v in zip(*parts, strict=True)
+    ]
+    return torch.cat(mixed, dim=2).squeeze(0).unflatten(1, (rows, -1)).transpose(0, 1)
 
 
 def possible(model: Any) -> bool:
