@@ -41,7 +41,7 @@ class Noise:
     def see(self, _: torch.nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> None:
         """Before the model runs: keep its mask, which the table of embeddings never sees."""
         self._mask = given.get("attention_mask", args[1] if len(args) > 1 else None)
-        packed = given.get("document") is not None
+        packed = any(given.get(name) is not None for name in ("document", "document_lengths"))
         if self._model.training and (
             packed or (self._mask is not None and self._mask.ndim > 2)
         ):
