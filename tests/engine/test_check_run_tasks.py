@@ -133,9 +133,7 @@ def decoder_that_ignores_documents(monkeypatch):
     monkeypatch.setattr(
         blocks,
         "attend_by_document",
-        lambda q, k, v, lengths: functional.scaled_dot_product_attention(
-            q, k, v, is_causal=True
-        ),
+        tiny_chat.attend_across_documents,
     )
     return tiny_chat.decoder(), losses_chunked.causal_lm()
 

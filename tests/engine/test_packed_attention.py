@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.nn import functional
 
 from sftkit import losses_chunked, losses_lm, packed_attention
 from sftkit.models import lora
@@ -63,9 +62,7 @@ def test_documents_that_are_not_kept_apart_are_seen(monkeypatch):
     monkeypatch.setattr(
         packed_attention,
         "attend_by_document",
-        lambda q, k, v, lengths: functional.scaled_dot_product_attention(
-            q, k, v, is_causal=True
-        ),
+        tiny_chat.attend_across_documents,
     )
     sees(lambda: the_gradients_are_those_of_a_mask(tiny_chat.llama()))
 

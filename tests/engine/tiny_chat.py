@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from sftkit.batches import IGNORE, Examples, Ragged
 from sftkit.models.decoder import Decoder, DecoderConfig
@@ -115,3 +116,8 @@ def examples(rows: int = 20, seed: int = 0, longest: int = 13) -> Examples:
     columns = {"input_ids": Ragged(ids.astype(np.int32), lengths)}
     columns["labels"] = Ragged(labels.astype(np.int32), lengths)
     return Examples(columns | {"row": np.arange(rows)})
+
+
+def attend_across_documents(query: Any, key: Any, value: Any, lengths: list[int]) -> Any:
+    """In place of attention by document: a token sees all before it in its row."""
+    return functional.scaled_dot_product_attention(query, key, value, is_causal=True)
