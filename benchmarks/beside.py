@@ -1,6 +1,6 @@
 """What the short form of benchmarks found on this machine, beside the repository's results.
 
-python benchmarks/beside.py prediction chat
+`sftkit bench` calls this in the end, with the names of the scripts that it ran.
 """
 
 from __future__ import annotations

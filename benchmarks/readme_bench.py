@@ -18,7 +18,7 @@ Record = Mapping[str, Any]
 def bench_part(result: Record | None) -> str:
     """Our loop against Trainer: speed, accuracy, memory, distance to the machine's limit."""
     if result is None:
-        return NOTHING_YET.format("python benchmarks/classification.py")
+        return NOTHING_YET.format("sftkit bench --full classification")
     summary, settings = result["summary"], result["settings"]
     rows = [_bench_row(name, summary[name]) for name in CONTESTANTS if name in summary]
     header = ["", "examples/s", "ours is … times as fast", "accuracy, %", "peak memory, GB",
@@ -37,7 +37,7 @@ def bench_part(result: Record | None) -> str:
         f"{result['date']} with torch {result['versions']['torch']} and transformers "
         f"{result['versions']['transformers']} on {machine(facts)}, which gives "
         f"{facts['gflops_float32']:.0f} GFLOP/s. "
-        "Again: `python benchmarks/classification.py`.\n",
+        "Again: `sftkit bench --full classification`.\n",
     ])  # fmt: skip
 
 
@@ -198,7 +198,7 @@ def goals_part(folder: Path) -> str:
             told = "\n".join(f"- {e['sentence']}" for e in result["summary"].values())
             growth = f"\nHow time and memory grow ({link}):\n\n{told}\n"
     if not rows:
-        return NOTHING_YET.format("sftkit bench")
+        return NOTHING_YET.format("sftkit bench --full")
     table = markdown(["benchmark, its figure", "what", "measured", "goal", ""], rows)
     where = "; ".join(sorted(machines))
     return (
