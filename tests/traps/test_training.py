@@ -11,6 +11,7 @@ import torch
 
 from sftkit import evaluate, losses
 from sftkit.batches import IGNORE, Batches
+from sftkit.checks.optimizers import decayed_vectors
 from sftkit.errors import FitError
 from sftkit.evaluate.language import language_evaluation
 from sftkit.fit import fit
@@ -222,6 +223,20 @@ def test_trap_19(monkeypatch):
 
     monkeypatch.setattr(FIT, "parameter_groups", all_decayed)
     sees(only_matrices_shrink)
+
+
+def no_vector_is_decayed(groups_of) -> None:
+    model = tiny.model()
+    optimizer = torch.optim.AdamW(groups_of(model), weight_decay=0.5)
+    assert decayed_vectors(model, optimizer) == []
+
+
+def test_trap_19_as_the_optimizer_tells_it():
+    no_vector_is_decayed(lambda model: parameter_groups(model, 0.5))
+    sees(lambda: no_vector_is_decayed(lambda model: model.parameters()))
+    model = tiny.model()
+    found = decayed_vectors(model, torch.optim.AdamW(model.parameters(), weight_decay=0.5))
+    assert set(found) == {name for name, p in model.named_parameters() if p.ndim == 1}
 
 
 # -- trap 24: comparing on one seed -----------------------------------------------------------
