@@ -6,10 +6,12 @@
 
 The recipe is the one that most tutorials print: Hugging Face `Trainer`, batches of 16, three
 epochs, AdamW at 2e-5 with a linear schedule. Its accuracy on validation rows at the end is the
-target. Ours starts from the same pretrained weights and stops when it has reached the target in
-two evaluations in a row; all evaluations are part of its time, and so are the features that the
-head is fitted on. Here the mathematics may differ; both are then tested on rows that decided
-nothing.
+target. Ours starts from the same pretrained weights and stops at the first evaluation that
+reaches the target; its evaluations are part of its time. Here the mathematics may differ; both
+are then tested on rows that decided nothing.
+
+Ours was chosen on seeds 10 and 11. Fitting the head on frozen features first, no dropout, a
+rate of 3e-4 and shorter schedules were tried there, and were not better after as many steps.
 """
 
 from __future__ import annotations
@@ -28,13 +30,12 @@ from sftkit.files import write_json
 
 CONTESTANTS = {
     "recipe": "Trainer, the usual recipe",
-    "ours": "sftkit: fitted head, then fine-tuning",
+    "ours": "sftkit: one pass, rate of 2e-4",
 }
 RECIPE = {"batch_size": 16, "epochs": 3, "lr": 2e-5, "schedule": "linear"}
 OURS = {
     "batch_size": 32, "epochs": 1, "lr": 2e-4, "schedule": "linear", "warmup": 0.1,
-    "head": "mean, fitted on frozen features", "trained": "no-embeddings",
-    "evaluated_every": 25, "evaluations_in_a_row": 2,
+    "head": "mean", "trained": "no-embeddings", "first_evaluated": 100,
 }  # fmt: skip
 MAX_LENGTH = 64
 GOAL = 5.0
@@ -76,18 +77,16 @@ def _recipe(job: dict[str, Any], data: Any) -> dict[str, Any]:
 
 
 class _GoodEnough:
-    """Stops training at the target, reached in so many evaluations in a row."""
+    """Stops training at the first evaluation that reaches the target."""
 
-    def __init__(self, target: float, wanted: int) -> None:
-        self.target, self.wanted, self.found = target, wanted, 0
+    def __init__(self, target: float) -> None:
+        self.target = target
 
     def on_step(self, model: Any, state: Any) -> None:
         pass
 
     def on_evaluate(self, model: Any, state: Any) -> None:
-        good = state.evaluations[-1]["accuracy"] >= self.target
-        self.found = self.found + 1 if good else 0
-        if self.found >= self.wanted:
+        if state.evaluations[-1]["accuracy"] >= self.target:
             state.stopped = f"accuracy {self.target:.3f} reached"
 
 
@@ -95,7 +94,6 @@ def _ours(job: dict[str, Any], data: Any) -> dict[str, Any]:
     from sftkit import evaluate, losses, models
     from sftkit.batches import Batches, Examples
     from sftkit.fit import fit
-    from sftkit.models import features
 
     model, tokenizer = models.load(
         "minilm", job["classes"], head="mean", train=OURS["trained"], seed=job["seed"]
@@ -103,16 +101,11 @@ def _ours(job: dict[str, Any], data: Any) -> dict[str, Any]:
     pad = tokenizer.pad_token_id
     train, watch = (Examples.of(data[s], pad) for s in ("train", "validation"))
     start = time.perf_counter()
-    # Not `head_features`: that would find what an earlier repetition has computed.
-    layer = models.parts.last_linear(model, len(job["classes"]))
-    seen = features.compute(model, layer, train, 64)
-    models.fit_head(model, train, features=seen)
-    enough = _GoodEnough(job["target"], OURS["evaluations_in_a_row"])
     state = fit(
         model, Batches(train, OURS["batch_size"], seed=job["seed"]), losses.classification(),
-        evaluate=evaluate.evaluation(watch), callbacks=[enough], epochs=job["epochs"],
-        lr=OURS["lr"], warmup=OURS["warmup"], seed=job["seed"], precision="fp32",
-        evaluate_every=job["every"],
+        evaluate=evaluate.evaluation(watch), callbacks=[_GoodEnough(job["target"])],
+        epochs=job["epochs"], lr=OURS["lr"], warmup=OURS["warmup"], seed=job["seed"],
+        precision="fp32", evaluate_every=job["every"],
     )  # fmt: skip
     seconds = time.perf_counter() - start
     more = {"steps": state.step, "evaluations": state.evaluations}
@@ -160,7 +153,7 @@ def main(arguments: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         names = prepare(rows, others, Path(folder))
         shared = {"_data": folder, "classes": names, "rows": rows, "epochs": OURS["epochs"],
-                  "every": 1 if form == "quick" else OURS["evaluated_every"]}  # fmt: skip
+                  "every": 1 if form == "quick" else OURS["first_evaluated"]}  # fmt: skip
         for seed in range(seeds):
             for name in CONTESTANTS:
                 target = {"target": runs[-1]["validation"]} if name == "ours" else {}
