@@ -144,6 +144,21 @@ def prepare(rows: int, others: int, folder: Path) -> list[str]:
     return names
 
 
+def times_as_short(runs: list[dict[str, Any]]) -> dict[str, float]:
+    """The recipe's seconds over ours, seed by seed.
+
+    A seed of ours that never reached the recipe's accuracy is infinitely slow: it counts as
+    0 in the median. The range is that of the seeds that arrived.
+    """
+    pairs = zip(*([r for r in runs if r["contestant"] == c] for c in CONTESTANTS), strict=True)
+    times = [a["seconds"] / b["seconds"] if b["reached"] else 0.0 for a, b in pairs]
+    arrived = [time for time in times if time] or [0.0]
+    return {
+        "median": statistics.median(times), "min": min(arrived), "max": max(arrived),
+        "reached": sum(time > 0 for time in times), "seeds": len(times),
+    }  # fmt: skip
+
+
 def main(arguments: list[str] | None = None) -> None:
     options = turns.parser(__doc__, "4,000 tweets, three seeds").parse_args(arguments)
     form, out = turns.form(options), turns.result_file(options, "time_to_accuracy")
@@ -163,23 +178,18 @@ def main(arguments: list[str] | None = None) -> None:
                     f"test {r['test']:.3f}", keep=form != "quick", first_seed=seed,
                 )  # fmt: skip
     summary: dict[str, Any] = turns.medians(runs, ("seconds", "validation", "test"))
-    times = [
-        a / b for a, b in zip(*(turns.column(runs, n, "seconds") for n in CONTESTANTS),
-        strict=True)
-    ]  # fmt: skip
-    over = {"median": statistics.median(times), "min": min(times), "max": max(times)}
-    all_reached = all(run["reached"] for run in runs)
+    over = times_as_short(runs)
     title = f"Time to the recipe's accuracy: {over['median']:.1f} times as short"
-    if not all_reached:
-        title = "The recipe's accuracy was not always reached"
+    if over["reached"] < over["seeds"]:
+        title += f" ({over['reached']} of {over['seeds']} seeds arrived)"
     panels = [("seconds", 1, "seconds"), ("test", 100, "test accuracy, %")]
     figure = turns.points(runs, CONTESTANTS, panels, title, out.with_suffix(".png"))
     write_json(out, turns.header(
         started, form=form, **turns.machine(),
         settings={"model": "minilm", "data": "tweets", "rows": rows, "watched": others,
                   "max_length": MAX_LENGTH, "recipe": RECIPE, "ours": OURS, "seeds": seeds},
-        goals={"times_as_short": GOAL}, times_as_short=over, all_reached=all_reached,
-        summary=summary, runs=runs, figure=figure,
+        goals={"times_as_short": GOAL}, times_as_short=over, summary=summary, runs=runs,
+        figure=figure,
     ))  # fmt: skip
     print(title)
 

@@ -46,9 +46,14 @@ def start(plan, tmp_path: Path, notebooks: Path, *more: str) -> subprocess.Popen
     )  # fmt: skip
 
 
-def wait_for(what: Callable[[], object], seconds: float = 60) -> None:
+def wait_for(
+    what: Callable[[], object], seconds: float = 60, process: subprocess.Popen | None = None
+) -> None:
+    """Wait until it is so; not longer than these seconds, nor than the process lives."""
     end = time.monotonic() + seconds
     while not what():
+        if process is not None and process.poll() is not None:
+            pytest.fail(f"it ended before that: {process.communicate()}")
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.1)
 
