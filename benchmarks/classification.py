@@ -4,6 +4,8 @@
     python benchmarks/classification.py --full     # 2,000, all of them: about half an hour
     python benchmarks/classification.py --quick    # a smoke test
 
+``classification_reuters.py`` does the same on news, which are longer.
+
 The contestants take turns (see `turns`). Repetition r uses seed r for everyone: head, dropout
 and order of the data.
 """
@@ -23,27 +25,31 @@ from benchmarks import turns
 from benchmarks.contestants import CONTESTANTS, SAME_MATHEMATICS, configuration
 from sftkit.files import write_json
 
-SETTINGS: dict[str, Any] = {"batch_size": 32, "lr": 2e-4, "epochs": 1, "max_length": 64}
-SIZES = {"quick": (64, 100), "short": (400, 300), "full": (2_000, 1_000)}  # rows, test rows
+SETTINGS: dict[str, Any] = {"batch_size": 32, "lr": 2e-4, "epochs": 1}
+SIZES = {  # rows, test rows
+    "tweets": {"quick": (64, 100), "short": (400, 300), "full": (2_000, 1_000)},
+    "reuters-r8": {"quick": (64, 100), "short": (200, 300), "full": (1_000, 1_000)},
+}
+MAX_LENGTH = {"tweets": 64, "reuters-r8": 128}
 SHORT = ("ours", "trainer-default", "trainer-tuned")
 GOALS = {"trainer-default": 2.5, "trainer-tuned": 1.2, "limit_share": 0.75}
 
 
-def prepare(rows: int, test_rows: int, folder: Path) -> list[str]:
-    """Encode the tweets once for all contestants. Returns the classes' names."""
+def prepare(data: str, rows: int, test_rows: int, folder: Path) -> list[str]:
+    """Encode the texts once for all contestants. Returns the classes' names."""
     from datasets import DatasetDict, disable_progress_bars
 
     from sftkit import corpora, encode, models
 
     disable_progress_bars()
-    corpus = corpora.load("tweets", limit=rows, seed=0)
+    corpus = corpora.load(data, limit=rows, seed=0)
     test = corpus["test"].shuffle(seed=0)
     corpus = DatasetDict(
         train=corpus["train"], test=test.select(range(min(test_rows, len(test))))
     )
     names = corpus["train"].features["label"].names
     _, tokenizer = models.load("minilm", names)
-    encoded = encode.classification(corpus, tokenizer, SETTINGS["max_length"])
+    encoded = encode.classification(corpus, tokenizer, MAX_LENGTH[data])
     # Trainer's sampler by length reads this column; without it, it would count every row.
     lengths = [len(ids) for ids in encoded["train"]["input_ids"]]
     encoded["train"] = encoded["train"].add_column("length", lengths)
@@ -96,7 +102,7 @@ def figure(result: dict[str, Any], path: Path) -> None:
         ("accuracy", 100, "test accuracy, %"),
         ("peak_memory_mb", 1e-3, "peak memory, GB"),
     )
-    told = title(result["summary"])
+    told = f"{title(result['summary'])} ({result['settings']['data']})"
     result["figure"] = turns.points(result["runs"], CONTESTANTS, panels, told, path)
 
 
@@ -127,20 +133,27 @@ def report(summary: dict[str, Any]) -> None:
     print(Table(rows, header, digits=2))
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = turns.parser(__doc__, "2,000 tweets, every contestant")
-    parser.add_argument("--rows", type=int, help="training tweets")
+def main(
+    arguments: list[str] | None = None,
+    data: str = "tweets",
+    script: str = "classification",
+    doc: str | None = __doc__,
+) -> None:
+    parser = turns.parser(doc, f"{SIZES[data]['full'][0]:,} texts, five times each")
+    parser.add_argument("--rows", type=int, help="training texts")
     parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS)
     options = parser.parse_args(arguments)
-    form, out = turns.form(options), turns.result_file(options, "classification")
-    names = options.contestants or (SHORT if form == "short" else tuple(CONTESTANTS))
-    rows, test_rows = SIZES[form]
+    form, out = turns.form(options), turns.result_file(options, script)
+    all_of_them = data == "tweets" and form != "short"
+    names = options.contestants or (tuple(CONTESTANTS) if all_of_them else SHORT)
+    rows, test_rows = SIZES[data][form]
+    settings = SETTINGS | {"max_length": MAX_LENGTH[data]}
     rows, repetitions = options.rows or rows, turns.REPETITIONS[form]
     started = time.time()
     with tempfile.TemporaryDirectory() as folder:
-        data = Path(folder) / "data"
-        classes = prepare(rows, test_rows, data)
-        shared = SETTINGS | {"_data": str(data), "rows": rows, "classes": classes,
+        encoded = Path(folder) / "data"
+        classes = prepare(data, rows, test_rows, encoded)
+        shared = settings | {"_data": str(encoded), "rows": rows, "classes": classes,
                              "warm_up": form != "quick", "quick": form == "quick"}  # fmt: skip
         runs = turns.take_turns(
             "benchmarks.contestants", names, repetitions, shared,
@@ -148,11 +161,11 @@ def main(arguments: list[str] | None = None) -> None:
             f"accuracy {run['accuracy']:.3f}", keep=form != "quick",
         )  # fmt: skip
     result = turns.header(started, form=form) | turns.machine() | {
-        "settings": SETTINGS | {
-            "model": "minilm", "data": "tweets", "rows": rows,
+        "settings": settings | {
+            "model": "minilm", "data": data, "rows": rows,
             "test_rows": test_rows, "repetitions": repetitions,
         },
-        "configurations": {name: configuration(name, SETTINGS) for name in names},
+        "configurations": {name: configuration(name, settings) for name in names},
         "same_mathematics": SAME_MATHEMATICS,
         "goals": GOALS,
         "summary": summarize(runs),

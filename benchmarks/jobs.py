@@ -92,6 +92,7 @@ class Campaign:
         record = {"job": job, "command": self.origin, **self.measure(job, self.read())}
         record |= self._stamped(job) | {
             "processor_seconds": round(time.process_time() - begin, 1),
+            "machine": _machine(),
             "date": time.strftime("%Y-%m-%d"),
         }
         campaign.keep_run(self.path, record, self.jobs())
@@ -130,3 +131,11 @@ class Campaign:
                 return
             told = self.told(self.do(job))
             print(f"{time.strftime('%H:%M')}  {self.line(job)}  {told}", flush=True)
+
+
+def _machine() -> dict[str, Any]:
+    """Processor and threads, and in which precision `fit` trains there unless told."""
+    from sftkit import device
+
+    facts = device.facts()
+    return facts | {"precision": device.probe_precision(facts["device"])[0]}

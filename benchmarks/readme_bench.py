@@ -174,6 +174,7 @@ def _time_to_accuracy(result: Record) -> list[Finding]:
 
 FINDINGS: dict[str, Callable[[Record], list[Finding]]] = {
     "classification": _classification,
+    "classification-reuters": _classification,
     "chat": _chat,
     "prediction": _prediction,
     "collation": _collation,

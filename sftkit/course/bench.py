@@ -30,6 +30,9 @@ BENCHMARKS = {
     "classification": Benchmark(
         "classification", "a classifier's training: our loop against Hugging Face Trainer"
     ),
+    "classification-reuters": Benchmark(
+        "classification_reuters", "the same on news, which are longer"
+    ),
     "chat": Benchmark("chat", "a chat model's training: ours against TRL's SFTTrainer"),
     "prediction": Benchmark("prediction", "prediction: ours against transformers' pipeline"),
     "collation": Benchmark("collation", "what encoding and collation take of an epoch"),
@@ -92,8 +95,8 @@ def listing() -> str:
     for name, benchmark in BENCHMARKS.items():
         result = folder / "results" / f"{benchmark.script}.json"
         when = read_json(result)["date"] if result.is_file() else "never"
-        lines.append(f"{name:18} {when:12} {benchmark.question}")
-    return "\n".join([f"{'NAME':18} {'MEASURED':12} WHAT", *lines])
+        lines.append(f"{name:22} {when:12} {benchmark.question}")
+    return "\n".join([f"{'NAME':22} {'MEASURED':12} WHAT", *lines])
 
 
 def _folder() -> Path:
