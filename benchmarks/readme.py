@@ -3,7 +3,8 @@
     python benchmarks/readme.py            # rewrite the marked parts of README.md
     python benchmarks/readme.py --check    # fail if they differ from the records
 
-A part lies between ``<!-- results:classification -->`` and ``<!-- /results -->``, between
+A part lies between ``<!-- results:classification -->`` (or ``results:tasks``) and
+``<!-- /results -->``, between
 ``<!-- bench:classification -->`` (or ``bench:goals``) and ``<!-- /bench -->``, for the sweep
 that the repository carries between ``<!-- sweep:what_to_train -->`` and ``<!-- /sweep -->``,
 or, for the list of the notebooks that there are, between ``<!-- course:notebooks -->`` and
@@ -25,6 +26,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.campaign import RECORDS, read_records  # noqa: E402
 from benchmarks.readme_bench import bench_part, goals_part  # noqa: E402
+from benchmarks.readme_tasks import tasks_part  # noqa: E402
 from benchmarks.tables import NOTHING_YET, machine, markdown  # noqa: E402
 from benchmarks.turns import RESULTS  # noqa: E402
 from sftkit.course import notebooks  # noqa: E402
@@ -194,6 +196,7 @@ def updated(
     """The README with its parts as records, results, sweep and notebooks give them."""
     text = put(text, "course", "notebooks", course_part())
     text = put(text, "results", "classification", results_part(read_records(records)))
+    text = put(text, "results", "tasks", tasks_part(records.parent))
     text = put(text, "sweep", SWEEP, sweep_part(committed_sweep(SWEEP, checkout)))
     text = put(text, "bench", "goals", goals_part(results))
     result = results / "classification.json"

@@ -22,19 +22,23 @@ from benchmarks.jobs import Campaign, Job, Record  # noqa: E402
 
 SCRATCH, DENOISED = "encoder-decoder, from scratch", "encoder-decoder, denoised first"
 TUNED, ZERO = "language model, fine-tuned", "language model, as it is"
+LEAD, RANKED = "lead, cut", "TextRank"
 SEEDS = (0, 1, 2)
-TESTED = {SCRATCH: 600, DENOISED: 600, TUNED: 200, ZERO: 200}  # test texts
+TESTED = {SCRATCH: 600, DENOISED: 600, LEAD: 600, RANKED: 600}  # test texts
+TESTED |= {TUNED: 200, ZERO: 200}
+CUTS, WATCHED = (3, 4, 5, 6, 8, 10, 13, 16, 20, 30), 400  # words of a lead; chosen on these
 LENGTH, TARGET, VOCABULARY, WIDTH, LAYERS, BATCH = 96, 32, 6_000, 160, 2, 16
 EPOCHS, LR = 1.5, 1e-3  # of the encoder-decoders, on pairs
 CHAT_ROWS, CHAT_LR, RANK = 128, 1e-3, 16
 ASK = "Write the first line of the docstring that goes on like this:\n\n"
 SECONDS = {SCRATCH: 260.0, DENOISED: 400.0, TUNED: 500.0, ZERO: 200.0}  # of one core
+SECONDS |= {LEAD: 10.0, RANKED: 10.0}
 
 
 def jobs() -> list[Job]:
-    """All runs, by seed; the untrained model has none to vary."""
+    """All runs, by seed; what is not trained has none to vary."""
     trained = [{"model": m, "seed": s} for s in SEEDS for m in (SCRATCH, DENOISED, TUNED)]
-    return [{"model": ZERO, "seed": 0}, *trained]
+    return [*({"model": m, "seed": 0} for m in (LEAD, RANKED, ZERO)), *trained]
 
 
 @lru_cache(maxsize=1)
@@ -54,11 +58,11 @@ def corpus_hash() -> str:
     return sha256_text(str([list(part[name]) for name in ("text", "summary")]))[:16]
 
 
-def tested(rows: int) -> Any:
-    """Test texts, evenly spaced."""
+def tested(rows: int, split: str = "test") -> Any:
+    """Texts of a split, evenly spaced."""
     import numpy as np
 
-    part = corpus()["test"]
+    part = corpus()[split]
     return part.select(np.unique(np.linspace(0, len(part) - 1, rows).astype(int)))
 
 
@@ -67,8 +71,8 @@ def one_job(job: Job, runs: list[Record]) -> Record:
     from sftkit.evaluate import summarizing
 
     test = tested(TESTED[job["model"]])
-    write = _by_pairs if job["model"] in (SCRATCH, DENOISED) else _by_chat
-    lines = write(job, list(test["text"]))
+    writers = {LEAD: _lead, RANKED: _ranked, SCRATCH: _by_pairs, DENOISED: _by_pairs}
+    lines = writers.get(job["model"], _by_chat)(job, list(test["text"]))
     groups = [title.rpartition(".")[0] for title in test["title"]]
     report = summarizing.summary_report(lines, test["summary"], test["text"], groups)
     measures = report.as_metrics()
@@ -77,6 +81,28 @@ def one_job(job: Job, runs: list[Record]) -> Record:
         "measures": measures,
         "first_lines": lines[:5],
     }
+
+
+def _lead(job: Job, texts: list[str]) -> list[str]:
+    """The first sentence, cut after as many words as validation says."""
+    from sftkit.evaluate import summarizing
+    from sftkit.evaluate.summary_baselines import first_words, lead
+
+    watch = tested(WATCHED, "validation")
+    leads, right = [lead(text) for text in watch["text"]], list(watch["summary"])
+
+    def score(most: int) -> float:
+        return summarizing.rouge([first_words(x, most) for x in leads], right)[:, 2].mean()
+
+    best = max(CUTS, key=score)
+    return [first_words(lead(text), best) for text in texts]
+
+
+def _ranked(job: Job, texts: list[str]) -> list[str]:
+    """The sentence that the others are most similar to."""
+    from sftkit.evaluate.summary_baselines import text_rank
+
+    return [text_rank(text) for text in texts]
 
 
 def _by_pairs(job: Job, texts: list[str]) -> list[str]:

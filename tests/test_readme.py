@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from benchmarks import readme, readme_bench
+from benchmarks import readme, readme_bench, readme_tasks
 from benchmarks.campaign import as_record, jobs
 from benchmarks.classification import summarize
 from sftkit.course import notebooks
@@ -20,6 +20,9 @@ TEMPLATE = """# A title
 
 <!-- results:classification -->
 STALE TEXT
+<!-- /results -->
+
+<!-- results:tasks -->
 <!-- /results -->
 
 between
@@ -86,6 +89,23 @@ def test_results_are_means_ranges_and_intervals(records):
     assert "6 runs of notebook 07, 2026-01-02, torch 2.13.0, on A processor (2 threads)" in part
 
 
+def test_tasks_are_told_by_size_with_the_range_of_their_seeds(tmp_path):
+    machine = {"processor": "A processor", "threads": 1}
+
+    def run(model, sentences, seed, f1, **more):
+        job = {"group": "curve", "model": model, "sentences": sentences, "seed": seed}
+        return {"job": job, "f1": [f1, 0, 1], "machine": machine, **more}
+
+    runs = [run("features", 500, s, 0.70 + s / 100) for s in range(3)]
+    runs += [run("pretrained, CRF", 500, s, 0.75, training_seconds=9 + s) for s in range(3)]
+    runs += [run("from scratch, CRF", 500, 0, 0.625), run("features", 2_000, 0, 0.8)]
+    (tmp_path / "entities.json").write_text(json.dumps({"runs": runs}))
+    part = readme_tasks.tasks_part(tmp_path)
+    row = "| 500 sentences | F1 | 71.0 (70.0 to 72.0) | 62.5 | 75.0 (75.0 to 75.0) | 10 |"
+    assert row in part and "A processor (1 thread)" in part
+    assert "2,000 sentences" not in part  # nothing is fine-tuned there yet
+
+
 def test_bench_tells_ratios_and_goals(bench):
     part = readme_bench.bench_part(bench)
     assert "| Trainer, its defaults | 20.0 | 2.55 (2.50 to 2.60) | 71.0 ± 2.5 |" in part
@@ -105,7 +125,7 @@ def test_both_parts_are_put_in_and_nothing_else_changes(tmp_path, records, bench
     assert readme.results_part(records) in new and readme_bench.bench_part(bench) in new
     assert readme.updated(new, runs, tmp_path) == new
     empty = readme.updated(TEMPLATE, *[tmp_path / "none"] * 3)
-    assert empty.count("*No records yet.*") == 4
+    assert empty.count("*No records yet.*") == 5
 
 
 def test_every_benchmark_has_its_goal_beside_it(tmp_path, bench):

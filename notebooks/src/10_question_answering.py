@@ -430,23 +430,12 @@ def report_on(result, rows):
 
 
 # %%
-tried = []
-for unit in reading_baselines.UNITS:
-    lexical = reading_baselines.Lexical(list(corpus["train"]["context"]), unit)
-    guesses = lexical.answers(list(watch["question"]), list(watch["context"]))
-    limit_at = reading.best_threshold(guesses, list(watch["texts"]))
-    given = [g.given(limit_at) for g in guesses]
-    f1 = reading.scores(given, list(watch["texts"]))[:, 1].mean()
-    tried.append((f1, unit, limit_at, lexical))
-f1, unit, limit_at, lexical = max(tried, key=lambda t: t[0])
-print(f"validation chooses: {unit}, answers from a similarity of {limit_at:.2f} on")
-similar = lexical.answers(asked, contexts)
-words_only = [g.given(limit_at) for g in similar]
-fallback = [
-    reading.Answer(w, g.start, g.end, 1.0 if w else 0.0)
-    for w, g in zip(words_only, similar, strict=True)
-]
-by_rules = [g.given(0.5) for g in reading_baselines.ruled(asked, contexts, fallback)]
+watched = [list(watch[c]) for c in ("question", "context", "texts")]
+lexical, least = reading_baselines.tuned_lexical(
+    list(corpus["train"]["context"]), *watched
+)
+print(f"validation chooses: {lexical.unit}, answers from a similarity of {least:.2f} on")
+words_only, by_rules = reading_baselines.with_rules(lexical, least, asked, contexts)
 reports = {
     "nothing": report([""] * len(truth)),
     "lexical": report(words_only),

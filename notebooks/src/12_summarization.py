@@ -73,6 +73,7 @@ from sftkit.evaluate import mean_interval, summarizing
 # %%
 from sftkit.evaluate.answers import ask
 from sftkit.evaluate.summary_baselines import (
+    first_words,
     lead,
     page_rank,
     sentences,
@@ -315,13 +316,7 @@ show.table(rows, ("rank", "time, %", "sentence"), "TextRank on a test text", dig
 # have. So the lead gets its chance: cut after $k$ words, with $k$ chosen on validation texts.
 # Look how flat the curve is near its top. There, the choice matters little.
 
-
 # %%
-def cut(line, k):
-    """The first k words of a text."""
-    return " ".join(line.split()[:k])
-
-
 leads = {
     split: [lead(t) for t in corpus[split]["text"]] for split in ("validation", "test")
 }
@@ -329,7 +324,7 @@ sizes = (3, 4, 5, 6, 8, 10, 13, 16, 20, 30)
 by_size = [
     100
     * summarizing.rouge(
-        [cut(x, k) for x in leads["validation"]], watch["summary"]
+        [first_words(x, k) for x in leads["validation"]], watch["summary"]
     ).mean(0)
     for k in sizes
 ]
@@ -355,7 +350,7 @@ common = max(
 guesses = {
     "most common line": [common] * len(texts),
     "lead": leads["test"],
-    f"lead, {best_k} words": [cut(x, best_k) for x in leads["test"]],
+    f"lead, {best_k} words": [first_words(x, best_k) for x in leads["test"]],
     "TextRank": [text_rank(t) for t in texts],
 }
 show.table(

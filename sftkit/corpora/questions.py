@@ -27,9 +27,9 @@ LIBRARIES = {
     "validation": ("matplotlib",),
     "test": ("sklearn", "pandas"),
 }
-SIZES = {"train": 6_000, "validation": 500, "test": 1_200}  # questions
+SIZES = {"train": 15_000, "validation": 500, "test": 1_200}  # questions
 SHARE = 0.15  # of the user's questions for validation, and again for test
-PER_CONTEXT = {"train": 6, "validation": 3, "test": 2}  # questions about one docstring
+PER_CONTEXT = {"train": 12, "validation": 3, "test": 2}  # questions about one docstring
 
 
 def load(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sftkit.corpora import docstring_questions, docstrings
-from sftkit.evaluate.reading import Answer
+from sftkit.evaluate.reading import Answer, best_threshold, scores
 
 UNITS = ("sentence", "block")
 _SENTENCE = re.compile(r"\S(?:.*?)(?:[.!?](?=\s)|(?=\n[ \t]*\n)|\Z)", re.S)
@@ -78,6 +78,41 @@ class Lexical:
             a, b = spans[best]
             found.append(Answer(contexts[row][a:b], a, b, float(similar[best])))
         return found
+
+
+def tuned_lexical(
+    train: Sequence[str],
+    questions: Sequence[str],
+    contexts: Sequence[str],
+    answers: Sequence[Sequence[str]],
+) -> tuple[Lexical, float]:
+    """The unit, and the similarity from which on it answers, with the best validation F1.
+
+    Args:
+        train: Training contexts.
+        questions, contexts, answers: Of validation.
+    """
+    tried = []
+    for unit in UNITS:
+        lexical = Lexical(train, unit)
+        found = lexical.answers(questions, contexts)
+        least = best_threshold(found, answers)
+        overlap = scores([answer.given(least) for answer in found], answers)[:, 1].mean()
+        tried.append((float(overlap), unit, lexical, least))
+    return max(tried, key=lambda t: t[:2])[2:]
+
+
+def with_rules(
+    lexical: Lexical, least: float, questions: Sequence[str], contexts: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """What the lexical baseline says, and what the rules say with it where none applies."""
+    found = lexical.answers(questions, contexts)
+    said = [answer.given(least) for answer in found]
+    fallback = [
+        Answer(text, answer.start, answer.end, float(bool(text)))
+        for text, answer in zip(said, found, strict=True)
+    ]
+    return said, [answer.given(0.5) for answer in ruled(questions, contexts, fallback)]
 
 
 def by_rule(question: str, context: str) -> Answer | None:

@@ -32,6 +32,11 @@ def lead(text: str) -> str:
     return found[0] if found else " ".join(text.split())
 
 
+def first_words(line: str, most: int) -> str:
+    """The beginning of a text: at most so many words."""
+    return " ".join(line.split()[:most])
+
+
 def similarity(first: Sequence[str], second: Sequence[str]) -> float:
     """Shared words over the sum of the logarithms of the lengths (Mihalcea and Tarau 2004).
 

@@ -1,0 +1,138 @@
+"""The README's table of notebooks 09 to 13: baseline, from scratch, fine-tuned, over seeds."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import entities, questions, summaries, translation
+from benchmarks.campaign import read_records
+from benchmarks.tables import NOTHING_YET, machine, markdown
+
+Record = Mapping[str, Any]
+HEADER = ["task", "trained on", "measure, %", "baseline", "from scratch", "fine-tuned",
+          "training, s"]  # fmt: skip
+CAMPAIGNS = ("entities", "questions", "translation", "summaries", "instruction")
+
+
+def tasks_part(folder: Path) -> str:
+    """One row for each size and task with records.
+
+    Args:
+        folder: Of the records.
+    """
+    runs = {name: read_records(folder / f"{name}.json") for name in CAMPAIGNS}
+    rows = [
+        *_entities(runs["entities"]),
+        *_questions(runs["questions"]),
+        *_translation(runs["translation"]),
+        *_summaries(runs["summaries"]),
+        *_instruction(runs["instruction"]),
+    ]
+    if not rows:
+        return NOTHING_YET.format("python benchmarks/entities.py")
+    machines = sorted({machine(r["machine"]) for some in runs.values() for r in some})
+    return (
+        "On test data, mean over seeds, in brackets the smallest and the largest; one number "
+        "alone is of one run. Baselines are tuned on validation data.\n\n"
+        f"{markdown(HEADER, rows)}\n"
+        "BLEU is of whole test sets, F1 of entities, of words (questions) or ROUGE-L "
+        "(summaries); the last task is judged by a program. Seconds are those of the "
+        f"fine-tuning alone, on {'; '.join(machines)}.\n"
+    )
+
+
+def over(runs: Sequence[Record], value: Callable[[Record], float]) -> str:
+    """``"79.4 (79.1 to 79.8)"``, the number alone for one run, or nothing."""
+    found = [value(run) for run in runs]
+    if not found:
+        return ""
+    told = f"{statistics.fmean(found):.1f}"
+    return told if len(found) == 1 else f"{told} ({min(found):.1f} to {max(found):.1f})"
+
+
+def _seconds(runs: Sequence[Record]) -> str:
+    known = [run["training_seconds"] for run in runs if "training_seconds" in run]
+    return f"{statistics.median(known):.0f}" if known else ""
+
+
+def _of(runs: Sequence[Record], **wanted: Any) -> list[Record]:
+    return [r for r in runs if wanted.items() <= r["job"].items()]
+
+
+def _row(
+    task: str, on: str, measure: str, parts: Sequence[Sequence[Record]],
+    value: Callable[[Record], float],
+) -> list[list[str]]:  # fmt: skip
+    """A row of baseline, from scratch and fine-tuned, if there is a fine-tuned run."""
+    if not parts[-1]:
+        return []
+    return [[task, on, measure, *(over(part, value) for part in parts), _seconds(parts[-1])]]
+
+
+def _entities(runs: Sequence[Record]) -> list[list[str]]:
+    names = (entities.BASELINE, "from scratch, CRF", "pretrained, CRF")
+    rows = []
+    for size in entities.EPOCHS_AT:
+        parts = [_of(runs, group="curve", model=name, sentences=size) for name in names]
+        what = "09 names in Chinese news"
+        rows += _row(what, f"{size:,} sentences", "F1", parts, lambda r: 100 * r["f1"][0])
+    return rows
+
+
+def _questions(runs: Sequence[Record]) -> list[list[str]]:
+    rows = []
+    for size in sorted({r["job"]["questions"] for r in _of(runs, model="fine-tuned")}):
+        parts = [
+            _of(runs, model=questions.RULES),
+            *(_of(runs, model=name, questions=size) for name in ("from scratch", "fine-tuned")),
+        ]
+        task, on = "10 questions about docstrings", f"{size:,} questions"
+        rows += _row(task, on, "F1", parts, lambda r: 100 * r["f1"][0])
+        what = "F1, nothing named"
+        rows += _row("", "", what, parts, lambda r: 100 * r["unnamed"][0])
+    return rows
+
+
+def _translation(runs: Sequence[Record]) -> list[list[str]]:
+    rows = []
+    for language, name in ((translation.LANGUAGE, "Chinese"), (translation.SECOND, "French")):
+        whole = _of(runs, language=language, pairs=translation.ALL)
+        mine = [r for r in whole if r["job"]["group"] != "tuning"]
+        names = ("nearest", translation.SCRATCH, translation.PRETRAINED)
+        parts = [_of(mine, model=model) for model in names]
+        on = f"{parts[-1][0]['train_pairs']:,} pairs" if parts[-1] else ""
+        rows += _row(f"11 English to {name}", on, "BLEU", parts, lambda r: r["bleu"][0])
+    return rows
+
+
+def _summaries(runs: Sequence[Record]) -> list[list[str]]:
+    def rouge(r: Record) -> float:
+        return 100 * r["rougeL"]
+
+    lead = _of(runs, model=summaries.LEAD)
+    names = (summaries.SCRATCH, summaries.DENOISED)
+    own = [lead, *(_of(runs, model=name) for name in names)]
+    zero, tuned = (_of(runs, model=name) for name in (summaries.ZERO, summaries.TUNED))
+    return [
+        *_row("12 first lines, encoder-decoder", "all pairs", "ROUGE-L", own, rouge),
+        *_row("12 first lines, SmolLM2", f"{summaries.CHAT_ROWS} pairs", "ROUGE-L",
+              [zero, [], tuned], rouge),
+    ]  # fmt: skip
+
+
+def _instruction(runs: Sequence[Record]) -> list[list[str]]:
+    rows = []
+    names = {"live": "LoRA", "all": "all parameters"}
+    for group, name in names.items():
+        mine = [r for r in runs if r["group"] == group]
+        if mine:
+            before, after = (
+                over(mine, lambda r, key=key: 100 * r["metrics"][key]["value"])
+                for key in ("following_before", "following")
+            )
+            rows.append([f"13 instructions, {name}", "360 conversations", "done as asked",
+                         before, "", after, ""])  # fmt: skip
+    return rows
