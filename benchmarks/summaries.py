@@ -72,19 +72,21 @@ def one_job(job: Job, runs: list[Record]) -> Record:
 
     test = tested(TESTED[job["model"]])
     writers = {LEAD: _lead, RANKED: _ranked, SCRATCH: _by_pairs, DENOISED: _by_pairs}
-    lines = writers.get(job["model"], _by_chat)(job, list(test["text"]))
+    lines, seconds = writers.get(job["model"], _by_chat)(job, list(test["text"]))
     groups = [title.rpartition(".")[0] for title in test["title"]]
     report = summarizing.summary_report(lines, test["summary"], test["text"], groups)
     measures = report.as_metrics()
     return {
         "rougeL": measures["rougeL"]["value"] / 100,
+        "tested": len(lines),
+        "training_seconds": round(seconds, 1),
         "measures": measures,
         "first_lines": lines[:5],
     }
 
 
-def _lead(job: Job, texts: list[str]) -> list[str]:
-    """The first sentence, cut after as many words as validation says."""
+def _lead(job: Job, texts: list[str]) -> tuple[list[str], float]:
+    """The first sentence, cut after as many words as validation says; seconds of training."""
     from sftkit.evaluate import summarizing
     from sftkit.evaluate.summary_baselines import first_words, lead
 
@@ -95,18 +97,18 @@ def _lead(job: Job, texts: list[str]) -> list[str]:
         return summarizing.rouge([first_words(x, most) for x in leads], right)[:, 2].mean()
 
     best = max(CUTS, key=score)
-    return [first_words(lead(text), best) for text in texts]
+    return [first_words(lead(text), best) for text in texts], 0.0
 
 
-def _ranked(job: Job, texts: list[str]) -> list[str]:
+def _ranked(job: Job, texts: list[str]) -> tuple[list[str], float]:
     """The sentence that the others are most similar to."""
     from sftkit.evaluate.summary_baselines import text_rank
 
-    return [text_rank(text) for text in texts]
+    return [text_rank(text) for text in texts], 0.0
 
 
-def _by_pairs(job: Job, texts: list[str]) -> list[str]:
-    """What an encoder-decoder writes after training."""
+def _by_pairs(job: Job, texts: list[str]) -> tuple[list[str], float]:
+    """What an encoder-decoder writes after training, and how long that took."""
     from sftkit import encode_pairs
     from sftkit.batches import Batches, Examples
     from sftkit.batches_denoising import DenoisingBatches
@@ -119,22 +121,24 @@ def _by_pairs(job: Job, texts: list[str]) -> list[str]:
     words = shared_bpe([*train["text"], *train["summary"]], VOCABULARY, LENGTH)
     model = translate.build(words, width=WIDTH, layers=LAYERS, max_length=LENGTH, seed=seed)
     ramp: dict[str, Any] = {"lr": LR, "schedule": "linear", "warmup": 0.1, "seed": seed}
+    seconds = 0.0
     if job["model"] == DENOISED:
         ids = words(list(train["text"]), add_special_tokens=False, verbose=False)["input_ids"]
         marks = {"pad_id": words.pad_token_id, "end_id": words.eos_token_id}
         pieces = [row[: LENGTH - 1] for row in ids]
         noisy = DenoisingBatches(pieces, BATCH, mask_id=words.mask_token_id, seed=seed, **marks)
-        fit(model, noisy, sequence_to_sequence(), epochs=1, label="denoising", **ramp)
+        state = fit(model, noisy, sequence_to_sequence(), epochs=1, label="denoising", **ramp)
+        seconds = state.seconds
     named = corpus().rename_columns({"text": "source", "summary": "target"})
     coded = encode_pairs.pairs(named, words, LENGTH, TARGET)["train"]
     pairs = Batches(Examples.of(coded, words.pad_token_id), BATCH, seed=seed)
     smoothed = sequence_to_sequence(label_smoothing=0.1)
-    fit(model, pairs, smoothed, epochs=EPOCHS, label=job["model"], **ramp)
-    return translate.translate(model, words, texts, most=TARGET)[0]
+    seconds += fit(model, pairs, smoothed, epochs=EPOCHS, label=job["model"], **ramp).seconds
+    return translate.translate(model, words, texts, most=TARGET)[0], seconds
 
 
-def _by_chat(job: Job, texts: list[str]) -> list[str]:
-    """What the language model writes, fine-tuned or not."""
+def _by_chat(job: Job, texts: list[str]) -> tuple[list[str], float]:
+    """What the language model writes, fine-tuned or not; seconds of training."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -145,7 +149,7 @@ def _by_chat(job: Job, texts: list[str]) -> list[str]:
     from sftkit.losses_chunked import causal_lm
     from sftkit.models import lora
 
-    folder, seed = assets.path("smollm2-135m-instruct"), job["seed"]
+    folder, seed, seconds = assets.path("smollm2-135m-instruct"), job["seed"], 0.0
     words = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
@@ -167,9 +171,10 @@ def _by_chat(job: Job, texts: list[str]) -> list[str]:
         lora.add(model, rank=RANK, seed=seed)
         batches = Batches(Examples.of(coded, words.pad_token_id), 4, seed=seed)
         ramp: dict[str, Any] = {"schedule": "linear", "warmup": 0.1, "weight_decay": 0.0}
-        fit(model, batches, causal_lm(), epochs=1, lr=CHAT_LR, seed=seed, label=TUNED, **ramp)
+        ramp |= {"lr": CHAT_LR, "seed": seed, "label": TUNED}
+        seconds = fit(model, batches, causal_lm(), epochs=1, **ramp).seconds
     found = ask(model, words, [[asked(text)] for text in texts], TARGET + 8)
-    return [_first_line(answer) for answer, _ in found]
+    return [_first_line(answer) for answer, _ in found], seconds
 
 
 def _first_line(answer: str) -> str:

@@ -742,14 +742,16 @@ show.table(
 runs = [r for r in committed_records("summaries") if not own]
 by_model = {}
 for r in runs:
-    by_model.setdefault(r["job"]["model"], []).append(100 * r["rougeL"])
+    by_model.setdefault(r["job"]["model"], []).append(r)
 rows = []
-for name, values in by_model.items():
+for name, mine in by_model.items():
+    values = [100 * r["rougeL"] for r in mine]
     ends = mean_interval(values)[1:] if len(values) > 1 else ("", "")
-    rows.append((name, len(values), float(np.mean(values)), *ends))
+    rows.append((name, mine[0]["tested"], len(values), float(np.mean(values)), *ends))
 if rows:
     caption = "From records. From and to: 95 % t interval over seeds"
-    show.table(rows, ("model", "seeds", "ROUGE-L", "from", "to"), caption, digits=1)
+    header = ("model", "test texts", "seeds", "ROUGE-L", "from", "to")
+    show.table(rows, header, caption, digits=1)
 else:
     print("Not run yet. The command: python benchmarks/summaries.py")
 
