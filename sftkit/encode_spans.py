@@ -6,12 +6,16 @@ all of it; in the others, and for questions without an answer, the label is the 
 place ([CLS], "nothing here"). Where an answer's ends fall inside a token, the token counts: the
 tokenizer's offsets say which characters each one stands for.
 
+Line breaks are what gives a documentation text its structure, and many tokenizers drop them
+with all other blanks. So the model reads marks in their place (`visible_breaks`).
+
 The columns are those of `encode`, and ``offsets`` (start and end of each token in the context,
 -1 for all others), flat, for turning places back into text. ``row`` is the question's number.
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from sftkit.errors import EncodeError
@@ -21,6 +25,15 @@ if TYPE_CHECKING:
 
 NOWHERE = -1
 LEAST = 16  # context tokens that a window must have room for
+_BEFORE_INDENTED = re.compile(r"\n(?=[ \t])")
+
+
+def visible_breaks(text: str) -> str:
+    """Line breaks as marks that a tokenizer keeps: ``¶`` before an indented line, else ``§``.
+
+    One character stands for one, so places in the text stay what they are.
+    """
+    return _BEFORE_INDENTED.sub("¶", text).replace("\n", "§")
 
 
 def questions(
@@ -85,7 +98,7 @@ def encode(
     _check(asked, contexts, texts, starts, tokenizer, max_length, overlap, name)
     found = tokenizer(
         asked,
-        contexts,
+        [visible_breaks(context) for context in contexts],
         truncation="only_second",
         max_length=max_length,
         stride=overlap,

@@ -14,7 +14,7 @@ def test_the_headline_has_three_seeds_and_scratch_has_equal_data() -> None:
     assert {j["model"] for j in pair} == set(benchmark.MODELS)
     assert len({j["seed"] for j in pair}) == 1
     total = sum(benchmark.CAMPAIGN.guess(job) for job in jobs)
-    assert total < 50 * 60
+    assert total < 6 * 3600  # a night of one core without bfloat16; a third of that with it
 
 
 def test_committed_records_are_shares() -> None:

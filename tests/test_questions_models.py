@@ -95,6 +95,26 @@ def test_a_window_is_what_the_plain_tokenizer_gives(wordpiece) -> None:
         assert row[name] == plain[name]
 
 
+def test_line_breaks_are_read_and_places_stay(wordpiece) -> None:
+    context = "axis : int\n    Along which.\ntol : float\n\tHow close."
+    assert encode_spans.visible_breaks(context) == (
+        "axis : int¶    Along which.§tol : float¶\tHow close."
+    )
+    encoded = encode_spans.encode(rows_of(("What?", context, "tol")), wordpiece, 64, 8)
+    tokens = wordpiece.convert_ids_to_tokens(encoded["input_ids"][0])
+    assert [t for t in tokens if t in "¶§"] == ["¶", "§", "¶"]
+    (first, last), flat = encoded["labels"][0], encoded["offsets"][0]
+    assert tokens[first - 1] == "§" and context[flat[2 * first] : flat[2 * last + 1]] == "tol"
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(st.sampled_from("a\n \t§¶"), max_size=30))
+def test_visible_breaks_change_line_breaks_only(text) -> None:
+    seen = encode_spans.visible_breaks(text)
+    assert len(seen) == len(text) and "\n" not in seen
+    assert all(a == b for a, b in zip(text, seen, strict=True) if a != "\n")
+
+
 def test_an_answer_cut_by_a_window_is_no_label_there(wordpiece) -> None:
     context = " ".join(f"word{i}" for i in range(60)) + " the very end."
     part = rows_of(("Where?", context, "the very end"), ("Who?", context, None))

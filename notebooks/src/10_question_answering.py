@@ -180,9 +180,22 @@ except CorpusError as error:
 # whole answer has none: its label is place 0, the token `[CLS]`. The same label says "this
 # question has no answer".
 #
-# Answers are counted in characters, labels in tokens. A fast tokenizer tells for each token
-# which characters it stands for (its **offsets**). By hand: the first token is the one whose
-# characters hold the answer's first, the last the one that holds its last.
+# **Line breaks.** What belongs together in a docstring is told by line breaks and indents. A
+# WordPiece tokenizer drops them, like all blanks (notebook 03): `axis : int` and the text below
+# it become one row of words. So each line break is replaced by a mark before the text is cut
+# into tokens: `¶` before an indented line, `§` before others. One character stands for one, so
+# all places stay what they are.
+
+# %%
+reader, tokenizer = load_reader(model, train=train, dropout=0.0, seed=seed)
+two = "axis : int\n    Along which axis.\ntol : float"
+for text in (two, encode_spans.visible_breaks(two)):
+    print(" ".join(tokenizer.tokenize(text)))
+
+# %% [markdown]
+# **Labels.** Answers are counted in characters, labels in tokens. A fast tokenizer tells for
+# each token which characters it stands for (its **offsets**). By hand: the first token is the
+# one whose characters hold the answer's first, the last the one that holds its last.
 
 
 # %%
@@ -200,14 +213,14 @@ def places_by_hand(offsets, of_context, start, end):
 
 
 # %%
-reader, tokenizer = load_reader(model, train=train, dropout=0.0, seed=seed)
 encoded = encode_spans.questions(
     corpus, tokenizer, max_length, overlap, others=others, seed=seed
 )
 checked = encode_spans.encode(test, tokenizer, max_length, overlap)
 by_hand = []
 for row in test:
-    cut = tokenizer(row["question"], row["context"], truncation="only_second",
+    context = encode_spans.visible_breaks(row["context"])
+    cut = tokenizer(row["question"], context, truncation="only_second",
                     max_length=max_length, stride=overlap, return_offsets_mapping=True,
                     return_overflowing_tokens=True)  # fmt: skip
     for w, offsets in enumerate(cut["offset_mapping"]):
@@ -864,7 +877,8 @@ if few:
 #
 # ## 12. Take it with you
 #
-# The model is an ordinary transformers folder, and reads what its tokenizer gives. (transformers 5
+# The model is an ordinary transformers folder, and reads what its tokenizer gives for texts with
+# visible line breaks. (transformers 5
 # has no pipeline for extractive question answering on text any more, so the Auto class and our
 # own `reading.read` take its place.)
 
@@ -875,7 +889,8 @@ target = Path(out) / "model" if out else Path(tempfile.mkdtemp()) / "model"
 models.save(reader, tokenizer, target)
 loaded = AutoModelForQuestionAnswering.from_pretrained(target).eval()
 again = AutoTokenizer.from_pretrained(target)
-batch = again(asked[:2], contexts[:2], truncation="only_second", max_length=max_length,
+marked_texts = [encode_spans.visible_breaks(context) for context in contexts[:2]]
+batch = again(asked[:2], marked_texts, truncation="only_second", max_length=max_length,
               padding=True, return_tensors="pt")  # fmt: skip
 with torch.inference_mode():
     a, b = (m.eval()(**batch) for m in (reader, loaded))
