@@ -5,8 +5,8 @@
     python benchmarks/questions.py --minutes 60   # begin no run after an hour
 
 It may be interrupted at any time: a finished run is in the records, and the same command goes
-on. Three seeds are for the headline and for the notebook's
-own size: other training questions, another head, another order.
+on. Three seeds are for the headline and for the notebook's own size: other training questions,
+another head, another order.
 Nothing is chosen but the threshold, on validation questions; test questions are read once a
 run. A record counts until the questions change (its ``corpus`` is their hash).
 """

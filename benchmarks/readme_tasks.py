@@ -63,13 +63,15 @@ def _of(runs: Sequence[Record], **wanted: Any) -> list[Record]:
 
 
 def _row(
-    task: str, on: str, measure: str, parts: Sequence[Sequence[Record]],
+    task: str, on: str, measure: str, bar: str, parts: Sequence[Sequence[Record]],
     value: Callable[[Record], float],
 ) -> list[list[str]]:  # fmt: skip
-    """A row of baseline, from scratch and fine-tuned, if there is a fine-tuned run."""
+    """A row of baseline (named), from scratch and fine-tuned, if there is a fine-tuned run."""
     if not parts[-1]:
         return []
-    return [[task, on, measure, *(over(part, value) for part in parts), _seconds(parts[-1])]]
+    baseline, *others = (over(part, value) for part in parts)
+    told = f"{bar}: {baseline}" if baseline else ""
+    return [[task, on, measure, told, *others, _seconds(parts[-1])]]
 
 
 def _entities(runs: Sequence[Record]) -> list[list[str]]:
@@ -78,7 +80,8 @@ def _entities(runs: Sequence[Record]) -> list[list[str]]:
     for size in entities.EPOCHS_AT:
         parts = [_of(runs, group="curve", model=name, sentences=size) for name in names]
         what = "09 names in Chinese news"
-        rows += _row(what, f"{size:,} sentences", "F1", parts, lambda r: 100 * r["f1"][0])
+        on = f"{size:,} sentences"
+        rows += _row(what, on, "F1", "CRF on features", parts, lambda r: 100 * r["f1"][0])
     return rows
 
 
@@ -90,9 +93,9 @@ def _questions(runs: Sequence[Record]) -> list[list[str]]:
             *(_of(runs, model=name, questions=size) for name in ("from scratch", "fine-tuned")),
         ]
         task, on = "10 questions about docstrings", f"{size:,} questions"
-        rows += _row(task, on, "F1", parts, lambda r: 100 * r["f1"][0])
+        rows += _row(task, on, "F1", "rules", parts, lambda r: 100 * r["f1"][0])
         what = "F1, nothing named"
-        rows += _row("", "", what, parts, lambda r: 100 * r["unnamed"][0])
+        rows += _row("", "", what, "rules", parts, lambda r: 100 * r["unnamed"][0])
     return rows
 
 
@@ -104,7 +107,8 @@ def _translation(runs: Sequence[Record]) -> list[list[str]]:
         names = ("nearest", translation.SCRATCH, translation.PRETRAINED)
         parts = [_of(mine, model=model) for model in names]
         on = f"{parts[-1][0]['train_pairs']:,} pairs" if parts[-1] else ""
-        rows += _row(f"11 English to {name}", on, "BLEU", parts, lambda r: r["bleu"][0])
+        task = f"11 English to {name}"
+        rows += _row(task, on, "BLEU", "nearest", parts, lambda r: r["bleu"][0])
     return rows
 
 
@@ -112,14 +116,16 @@ def _summaries(runs: Sequence[Record]) -> list[list[str]]:
     def rouge(r: Record) -> float:
         return 100 * r["rougeL"]
 
-    lead = _of(runs, model=summaries.LEAD)
+    without = [_of(runs, model=name) for name in (summaries.LEAD, summaries.RANKED)]
+    best = max(without, key=lambda part: max(map(rouge, part), default=0.0))
     names = (summaries.SCRATCH, summaries.DENOISED)
-    own = [lead, *(_of(runs, model=name) for name in names)]
+    own = [best, *(_of(runs, model=name) for name in names)]
     zero, tuned = (_of(runs, model=name) for name in (summaries.ZERO, summaries.TUNED))
     return [
-        *_row("12 first lines, encoder-decoder", "all pairs", "ROUGE-L", own, rouge),
+        *_row("12 first lines, encoder-decoder", "all pairs", "ROUGE-L",
+              str(best[0]["job"]["model"]) if best else "", own, rouge),
         *_row("12 first lines, SmolLM2", f"{summaries.CHAT_ROWS} pairs", "ROUGE-L",
-              [zero, [], tuned], rouge),
+              "as it is", [zero, [], tuned], rouge),
     ]  # fmt: skip
 
 
@@ -134,5 +140,5 @@ def _instruction(runs: Sequence[Record]) -> list[list[str]]:
                 for key in ("following_before", "following")
             )
             rows.append([f"13 instructions, {name}", "360 conversations", "done as asked",
-                         before, "", after, ""])  # fmt: skip
+                         f"untrained: {before}", "", after, ""])  # fmt: skip
     return rows

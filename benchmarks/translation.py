@@ -30,6 +30,7 @@ LANGUAGE, SECOND = "zh-CN", "fr-FR"
 ALL = 0  # pairs
 # Passes over the pairs, and of denoising before; small sets need passes to get steps.
 EPOCHS_AT = {ALL: (20, 8), 1_000: (30, 14), 300: (50, 30)}
+LONG = 40  # passes over all pairs in the group of that name
 A_PASS = 1.6  # seconds of a pass of denoising over those of a pass over the pairs
 SEEDS = (0, 1, 2)
 RATES, TUNING_SEED = (7e-4, 1.5e-3, 3e-3), 100
@@ -55,6 +56,7 @@ def jobs() -> list[Job]:
     headline = [
         _job("headline", name, seed=s) for s in SEEDS for name in (PRETRAINED, SCRATCH, LONGER)
     ]
+    long = [_job("long", name, seed=s) for s in SEEDS for name in (PRETRAINED, SCRATCH)]
     size = [
         _job("size", name, size=size)
         for size in EPOCHS_AT
@@ -64,13 +66,19 @@ def jobs() -> list[Job]:
     language = [
         _job("language", name, SECOND, seed=s) for s in SEEDS for name in (PRETRAINED, SCRATCH)
     ]
-    return baselines + tuning + headline + size + language
+    return baselines + tuning + headline + long + size + language
 
 
 def _job(
     group: str, model: str, language: str = LANGUAGE, size: int = ALL, seed: int = 0
 ) -> Job:
     return {"group": group, "model": model, "language": language, "pairs": size, "seed": seed}
+
+
+def passes_of(job: Job) -> tuple[float, float]:
+    """Passes over the pairs, and of denoising before them."""
+    epochs, before = EPOCHS_AT[job["pairs"]]
+    return (LONG if job["group"] == "long" else epochs), before
 
 
 @lru_cache(maxsize=2)
@@ -113,7 +121,7 @@ def train(
     """Translations of a split after training; the last weights, not the best.
 
     Args:
-        passes: Over the pairs, and of denoising; those of `EPOCHS_AT` unless given.
+        passes: Over the pairs, and of denoising; those of `passes_of` unless given.
     """
     from sftkit import encode_pairs, vocabularies
     from sftkit.batches import Batches, Examples
@@ -128,7 +136,7 @@ def train(
     both = [*texts["train"]["source"], *texts["train"]["target"]]
     words = vocabularies.shared_bpe(both, VOCABULARY, LENGTH)
     model = translate.build(words, max_length=LENGTH, seed=seed, **SIZES)
-    epochs, before = passes or EPOCHS_AT[job["pairs"]]
+    epochs, before = passes or passes_of(job)
     rates = {"lr": lr, "seed": seed}
     facts: dict[str, Any] = {"lr": lr, "epochs": epochs}
     seconds = 0.0
@@ -200,7 +208,7 @@ def guess(job: Job) -> float:
     """Seconds of one thread, from the sizes."""
     if job["model"] in BASELINES:
         return 3.0
-    epochs, before = EPOCHS_AT[job["pairs"]]
+    epochs, before = passes_of(job)
     passes = epochs + (0 if job["model"] == SCRATCH else A_PASS * before)
     size = 2_200 if job["model"] == ALL_TEXTS else job["pairs"] or 2_200
     return AROUND + PER_PAIR * passes * size

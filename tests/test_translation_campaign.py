@@ -12,6 +12,7 @@ def test_the_headline_has_three_seeds_with_and_without() -> None:
     jobs = benchmark.jobs()
     for group, models in (
         ("headline", (benchmark.PRETRAINED, benchmark.SCRATCH, benchmark.LONGER)),
+        ("long", (benchmark.PRETRAINED, benchmark.SCRATCH)),
         ("language", (benchmark.PRETRAINED, benchmark.SCRATCH)),
     ):
         for model in models:
