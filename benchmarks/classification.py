@@ -28,7 +28,7 @@ from sftkit.files import write_json
 SETTINGS: dict[str, Any] = {"batch_size": 32, "lr": 2e-4, "epochs": 1}
 SIZES = {  # rows, test rows
     "tweets": {"quick": (64, 100), "short": (400, 300), "full": (2_000, 1_000)},
-    "reuters-r8": {"quick": (64, 100), "short": (200, 300), "full": (1_000, 1_000)},
+    "reuters-r8": {"quick": (64, 100), "short": (200, 300), "full": (600, 1_000)},
 }
 MAX_LENGTH = {"tweets": 64, "reuters-r8": 128}
 SHORT = ("ours", "trainer-default", "trainer-tuned")

@@ -1,7 +1,7 @@
 """Our loop against Hugging Face Trainer, on news (Reuters R8): speed, accuracy, memory.
 
     python benchmarks/classification_reuters.py            # 200 news
-    python benchmarks/classification_reuters.py --full     # 1,000
+    python benchmarks/classification_reuters.py --full     # 600, five times
     python benchmarks/classification_reuters.py --quick    # a smoke test
 
 News are some three times as long as tweets: more of the time is matrix products, which all

@@ -78,7 +78,7 @@ def one_job(job: Job, runs: list[Record]) -> Record:
     """Run a job; what is recorded of it."""
     from sftkit import encode_spans
     from sftkit.batches import Batches
-    from sftkit.evaluate import reading
+    from sftkit.evaluate import reading, reading_baselines
     from sftkit.fit import fit
     from sftkit.losses_spans import extractive
     from sftkit.models.load_spans import load_reader
@@ -106,7 +106,10 @@ def one_job(job: Job, runs: list[Record]) -> Record:
     seen = reading.read(model, encoded["validation"], list(watch["context"]), pad)
     threshold = reading.best_threshold(seen, list(watch["texts"]))
     found = reading.read(model, encoded["test"], list(test["context"]), pad)
+    asked = list(test["question"]), list(test["context"])
+    both = measured(reading_baselines.ruled(*asked, found, threshold), test)
     facts = {"threshold": threshold, "training_seconds": round(state.seconds, 1)}
+    facts["with_rules"] = {key: both[key] for key in ("f1", "unnamed", "exact")}
     return measured([answer.given(threshold) for answer in found], test) | facts
 
 
@@ -120,7 +123,7 @@ def by_rules(data: Any) -> list[str]:
         *(list(watched[name]) for name in ("question", "context", "texts")),
     )
     asked = list(test["question"]), list(test["context"])
-    return reading_baselines.with_rules(lexical, least, *asked)[1]
+    return reading_baselines.ruled(*asked, lexical.answers(*asked), least)
 
 
 def measured(guesses: list[str], test: Any) -> Record:

@@ -94,6 +94,10 @@ def _questions(runs: Sequence[Record]) -> list[list[str]]:
         ]
         task, on = "10 questions about docstrings", f"{size:,} questions"
         rows += _row(task, on, "F1", "rules", parts, lambda r: 100 * r["f1"][0])
+        mixed = [parts[0], [], parts[-1]]
+        first = _row("", "", "F1, rules first", "rules", mixed, lambda r: 100 * r.get(
+            "with_rules", r)["f1"][0])  # fmt: skip
+        rows += [[*row[:-1], ""] for row in first]
         what = "F1, nothing named"
         rows += _row("", "", what, "rules", parts, lambda r: 100 * r["unnamed"][0])
     return rows

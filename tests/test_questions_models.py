@@ -339,8 +339,10 @@ def test_the_lexical_baseline_takes_the_piece_with_the_shared_words(unit) -> Non
     found, none = lexical.answers(["How many jobs in parallel?", "zebra"], [TEXT, TEXT])
     assert "Number of jobs" in found.text and found.margin > 0.2 and none.margin == 0
     assert TEXT[found.start : found.end] == found.text
-    ruled = reading_baselines.ruled(["What is n_jobs?", "Parallel?"], [TEXT] * 2, [none, found])
-    assert ruled[0].text.startswith("Number") and ruled[1] == found
+    asked, answers = ["What is n_jobs?", "Parallel?"], [none, found]
+    ruled = reading_baselines.ruled(asked, [TEXT] * 2, answers, found.margin - 0.01)
+    assert ruled[0].startswith("Number") and ruled[1] == found.text
+    assert reading_baselines.ruled(asked, [TEXT] * 2, answers, found.margin)[1] == ""
 
 
 def test_pieces_cover_plain_text_too() -> None:

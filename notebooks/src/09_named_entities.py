@@ -1007,6 +1007,9 @@ FIELD = "pretrained, CRF"
 against = {"over the features": (FIELD, "features"),
            "over random weights": (FIELD, "from scratch, CRF"),
            "n-grams, over none": (FIELD, "pretrained, CRF, no n-grams")}  # fmt: skip
+
+
+# %%
 by_size = []
 for size in sorted({size for _, size, _ in of}):
     for what, (a, b) in against.items():

@@ -450,7 +450,9 @@ lexical, least = reading_baselines.tuned_lexical(
 print(
     f"validation chooses: {lexical.unit}, answers from a similarity of {least:.2f} on"
 )
-words_only, by_rules = reading_baselines.with_rules(lexical, least, asked, contexts)
+similar = lexical.answers(asked, contexts)
+words_only = [answer.given(least) for answer in similar]
+by_rules = reading_baselines.ruled(asked, contexts, similar, least)
 reports = {
     "nothing": report([""] * len(truth)),
     "lexical": report(words_only),
@@ -519,6 +521,17 @@ part = encoded["train"].select(np.flatnonzero(row_numbers < scratch_limit))
 train_reader(SCRATCH, beginner, part, "from scratch")
 
 # %% [markdown]
+# **Both together.** Rules know exactly what they can know, and are silent on the rest. So let
+# the reader answer where no rule applies, in place of the lexical baseline. Nothing is trained
+# for it.
+
+# %%
+BOTH = "rules, else fine-tuned"
+reports[BOTH] = report(
+    reading_baselines.ruled(asked, contexts, answers[FINE], thresholds[FINE])
+)
+
+# %% [markdown]
 # ## 8. Results
 #
 # Questions about one context are right or wrong together, so the bootstrap draws contexts,
@@ -549,7 +562,7 @@ unnamed = {n: report_on(r, ~named) for n, r in reports.items()}
 shown_f1 = (
     unnamed if (~named).any() else {n: report_on(r, named) for n, r in reports.items()}
 )
-most = max(f1 for n, f1 in shown_f1.items() if n not in (FINE, SCRATCH))
+most = max(f1 for n, f1 in shown_f1.items() if n not in (FINE, SCRATCH, BOTH))
 what = "Questions that name nothing" if (~named).any() else "All questions"
 ax.set_title(f"{what}: {FINE} {shown_f1[FINE]:.0f} %, best baseline {most:.0f} %")
 ax.legend()
@@ -559,13 +572,14 @@ show.figure(fig, "F1 in %, with intervals, names nothing and names it: " + "; ".
     f"{n} {' and '.join(values)}" for n, values in both.items()))  # fmt: skip
 
 # %%
-baselines = [n for n in reports if n not in (FINE, SCRATCH)]
+baselines = [n for n in reports if n not in (FINE, SCRATCH, BOTH)]
 chosen_rows = ~named if (~named).any() else np.ones(len(named), bool)
 parts = {n: r.where(chosen_rows, seed) for n, r in reports.items()}
 better = max(baselines, key=lambda n: parts[n].f1[0])
 gains = {
     "all questions": reading.gain(reports[FINE], reports[better], seed),
     "names nothing": reading.gain(parts[FINE], parts[better], seed),
+    "with the rules, all questions": reading.gain(reports[BOTH], reports[better], seed),
     "over from scratch": reading.gain(reports[FINE], reports[SCRATCH], seed),
 }
 for what, (points, low, high) in gains.items():
@@ -673,6 +687,10 @@ rows = []
 for (name, size), mine in sorted(groups.items()):
     parts = [over_seeds(mine, key)[0] for key in ("unnamed", "named", "exact")]
     rows.append((name, size, len(mine), *over_seeds(mine, "f1"), *parts))
+    if name == FINE:
+        both = [r["with_rules"] for r in mine]
+        parts = [over_seeds(both, "unnamed")[0], "", over_seeds(both, "exact")[0]]
+        rows.append((BOTH, size, len(mine), *over_seeds(both, "f1"), *parts))
 if bar:
     parts = [100 * bar[key][0] for key in ("unnamed", "named", "exact")]
     rows.append((RULES, "", 1, 100 * bar["f1"][0], "", "", *parts))
@@ -711,10 +729,15 @@ if tuned:
 # %%
 most = tuned[max(tuned)] if tuned else []
 if bar and most:
+    print(f"Over the rules, {max(tuned):,} questions:")
     for key, what in (("f1", "all questions"), ("unnamed", "names nothing")):
-        gained = [100 * (r[key][0] - bar[key][0]) for r in most]
-        value, low, high = mean_interval(gained) if len(most) > 1 else (gained[0],) * 3
-        print(f"{what}: {value:+.1f} points over the rules ({low:+.1f} to {high:+.1f})")
+        for name, parts in ((FINE, most), (BOTH, [r["with_rules"] for r in most])):
+            gained = [100 * (r[key][0] - bar[key][0]) for r in parts]
+            print(f"{what:15} {name:24} {np.mean(gained):+.1f} points", end=" ")
+            if len(gained) > 1:
+                print("({1:+.1f} to {2:+.1f})".format(*mean_interval(gained)))
+            else:
+                print("(one seed)")
     rows = []
     for kind, f1 in bar["f1_by_kind"].items():
         mean = np.mean([r["f1_by_kind"][kind] for r in most])

@@ -102,19 +102,6 @@ def tuned_lexical(
     return max(tried, key=lambda t: t[:2])[2:]
 
 
-def with_rules(
-    lexical: Lexical, least: float, questions: Sequence[str], contexts: Sequence[str]
-) -> tuple[list[str], list[str]]:
-    """What the lexical baseline says, and what the rules say with it where none applies."""
-    found = lexical.answers(questions, contexts)
-    said = [answer.given(least) for answer in found]
-    fallback = [
-        Answer(text, answer.start, answer.end, float(bool(text)))
-        for text, answer in zip(said, found, strict=True)
-    ]
-    return said, [answer.given(0.5) for answer in ruled(questions, contexts, fallback)]
-
-
 def by_rule(question: str, context: str) -> Answer | None:
     """What a regular expression finds: the named parameter's block, type or default.
 
@@ -160,10 +147,19 @@ def _marked(context: str, span: tuple[int, int]) -> Answer:
 
 
 def ruled(
-    questions: Sequence[str], contexts: Sequence[str], otherwise: Sequence[Answer]
-) -> list[Answer]:
-    """Rules first, and another baseline's answers where none applies."""
-    found = [by_rule(q, c) for q, c in zip(questions, contexts, strict=True)]
-    return [
-        other if rule is None else rule for rule, other in zip(found, otherwise, strict=True)
-    ]
+    questions: Sequence[str],
+    contexts: Sequence[str],
+    otherwise: Sequence[Answer],
+    threshold: float = 0.0,
+) -> list[str]:
+    """What the rules say, and where none applies, what a model says.
+
+    Args:
+        otherwise: The model's answers, for example those of `Lexical` or `reading.read`.
+        threshold: From which margin on they are given.
+    """
+    found = []
+    for question, context, other in zip(questions, contexts, otherwise, strict=True):
+        rule = by_rule(question, context)
+        found.append(other.given(threshold) if rule is None else rule.given(0.5))
+    return found
