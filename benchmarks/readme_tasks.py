@@ -105,14 +105,23 @@ def _questions(runs: Sequence[Record]) -> list[list[str]]:
 
 def _translation(runs: Sequence[Record]) -> list[list[str]]:
     rows = []
-    for language, name in ((translation.LANGUAGE, "Chinese"), (translation.SECOND, "French")):
-        whole = _of(runs, language=language, pairs=translation.ALL)
-        mine = [r for r in whole if r["job"]["group"] != "tuning"]
-        names = ("nearest", translation.SCRATCH, translation.PRETRAINED)
-        parts = [_of(mine, model=model) for model in names]
-        on = f"{parts[-1][0]['train_pairs']:,} pairs" if parts[-1] else ""
-        task = f"11 English to {name}"
-        rows += _row(task, on, "BLEU", "nearest", parts, lambda r: r["bleu"][0])
+    chinese, french = translation.LANGUAGE, translation.SECOND
+    for group, language, name in (
+        ("headline", chinese, "Chinese"),
+        ("long", chinese, "Chinese"),
+        ("language", french, "French"),
+    ):
+        bars = _of(runs, group="baselines", language=language, pairs=translation.ALL)
+        mine = _of(runs, group=group, language=language)
+        parts = [
+            _of(bars, model="nearest"),
+            *(_of(mine, model=m) for m in (translation.SCRATCH, translation.PRETRAINED)),
+        ]
+        if parts[-1]:
+            first = parts[-1][0]
+            on = f"{first['train_pairs']:,} pairs, {first['epochs']:.0f} passes"
+            task = f"11 English to {name}"
+            rows += _row(task, on, "BLEU", "nearest", parts, lambda r: r["bleu"][0])
     return rows
 
 

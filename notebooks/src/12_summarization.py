@@ -755,6 +755,27 @@ if rows:
 else:
     print("Not run yet. The command: python benchmarks/summaries.py")
 
+# %%
+if rows:
+    fig, ax = show.new_figure(height=2.6)
+    order = sorted(by_model, key=lambda n: np.mean([r["rougeL"] for r in by_model[n]]))
+    for k, name in enumerate(order):
+        values = [100 * r["rougeL"] for r in by_model[name]]
+        ax.plot(values, [k] * len(values), "o", color=show.COLOURS[0], alpha=0.6)
+    ax.set_yticks(range(len(order)), order)
+    ax.set(xlabel="ROUGE-L on test texts, F1 in %", xlim=(0, None))
+    ax.set_title("Seeds differ less than models do")
+    told = "; ".join(
+        f"{n} {np.mean([100 * r['rougeL'] for r in by_model[n]]):.1f}" for n in order
+    )
+    show.figure(fig, f"ROUGE-L of each seed by model. Means: {told}.")
+for first, second in ((TUNED, ZERO), (DENOISED, SCRATCH)):
+    if len(ones := by_model.get(first, [])) > 1 and second in by_model:
+        bar = {r["job"]["seed"]: 100 * r["rougeL"] for r in by_model[second]}
+        steps_up = [100 * r["rougeL"] - bar.get(r["job"]["seed"], bar[0]) for r in ones]
+        mean, low, high = mean_interval(steps_up)
+        print(f"{first} over {second}: {mean:+.1f} points ({low:+.1f} to {high:+.1f})")
+
 # %% [markdown]
 # ## 9. Your own text
 #
