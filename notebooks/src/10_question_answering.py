@@ -590,11 +590,12 @@ for what, (points, low, high) in gains.items():
 
 # %% [markdown]
 # **Read it.** The better baseline is the one that is better on these very questions: a choice in
-# its favour. At this notebook's size the reader does not beat it. Where the parameter is named it
-# is far behind; where nothing is named, the interval of the difference holds zero. Over all
-# questions both stay below the aim of this notebook, an F1 of 80. What the reader has learned
-# shows against "nothing" and "lexical". The last difference mixes pretraining with the number of
-# questions (section 7).
+# its favour. Alone, the reader does not beat it. Where the parameter is named, a rule knows the
+# place to the letter, and the reader is far behind. Where nothing is named, rules know little,
+# and the reader has something to add: see the interval above, and section 9 for what more
+# questions bring. So the best answer here comes from neither alone: rules first, the reader
+# where none applies. Over all questions even that stays below the aim of this notebook, an F1
+# of 80. The last difference mixes pretraining with the number of questions (section 7).
 #
 # **By kind of question.** The mean hides what is hard. Compare the last two rows: "how" questions
 # about meanings that training asked about, and about new ones.
@@ -618,8 +619,8 @@ show.table(rows, ("kind", "questions", f"{better}, F1", "fine-tuned, F1"), digit
 
 # %% [markdown]
 # With meanings that were trained on, the reader is ahead of the rules; with new ones (few
-# questions) it is not. So what it has learned is mostly these meanings. Questions for a default
-# by its meaning are beyond both.
+# questions) much less, if at all. So a good part of what it has learned is these meanings. And
+# where the text has no answer, rules are safer, since they hardly ever speak.
 #
 # **The threshold.** A low one answers nearly always, a high one nearly never. The curve is on
 # validation questions; the line is the choice.
@@ -1174,8 +1175,7 @@ window_exercise(cut_windows_solution)
 # - Windows and offsets can go wrong in silence. Decode the labels and look.
 # - Start and end are chosen together, and margins over "no answer" compare windows.
 # - Rules are hard to beat where the question names its answer's place. Where it does not,
-#   they know little, and a reader has something to learn; at this size it has not yet learned
-#   more than they know.
+#   they know little, and a reader learns more with every question. Use both.
 # - Wordings and libraries that were never trained on: the split says what a score means.
 #
 # ## Where to go next
