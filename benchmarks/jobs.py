@@ -138,4 +138,4 @@ def _machine() -> dict[str, Any]:
     from sftkit import device
 
     facts = device.facts()
-    return facts | {"precision": device.probe_precision(facts["device"])[0]}
+    return facts | {"precision": device.auto_precision(facts["device"])}

@@ -146,10 +146,11 @@ def _device() -> Look:
     threads, cores = torch.get_num_threads(), usable_cores()
     speed = device.matrix_gflops(1024, 1024, 1024, device=name, seconds=0.3)
     precision, reason = device.probe_precision(name)
-    words = "bfloat16 pays here" if precision == "bf16" else "float32 is the right choice"
+    paying = 'bfloat16 pays here: fit(..., precision="bf16")'
+    words = paying if precision == "bf16" else "float32 is the right choice"
     detail = (
         f"{name}, {threads} of {cores} cores, {speed:.0f} GFLOP/s in float32 matrix products; "
-        f"{words}: {reason}"
+        f"{words} ({reason})"
     )
     ok = name != "cpu" or threads > 1 or cores == 1
     return ok, detail, "Unset OMP_NUM_THREADS, or set it to the number of cores, for speed."

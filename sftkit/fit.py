@@ -111,7 +111,7 @@ class _Run:
         self.best_weights: dict[str, torch.Tensor] | None = None
         precision = config.precision
         if precision == "auto":
-            precision, _ = device.probe_precision(self.accelerator.device.type)
+            precision = device.auto_precision(self.accelerator.device.type)
         self.precision = precision
         self.keeper: Keeper | None = None
         if folder is not None:

@@ -29,7 +29,7 @@ class FitConfig:
     schedule: str = "linear"
     warmup: float = 0.1  # share of the steps
     clip: float | None = 1.0  # largest gradient norm
-    precision: str = "auto"  # auto (by measurement), fp32 or bf16
+    precision: str = "auto"  # fp32, bf16, or auto: fp32 on CPU, as measured on a GPU
     seed: int = 0  # of dropout; the order of the data has its own
     evaluate_every: int | None = None  # optimizer steps; each epoch unless given
     metric: str = "accuracy"  # higher is better; "-name" where lower is

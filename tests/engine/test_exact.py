@@ -121,3 +121,12 @@ def test_threads_on_a_real_model():
     worst = np.abs(two / one - 1).max()
     print(f"one thread and two, MiniLM, 20 steps: losses differ by {worst:.1e}")
     assert worst < exact.TOLERANCES["threads"]
+
+
+def test_on_a_cpu_no_measured_speed_decides_the_precision(monkeypatch) -> None:
+    """What is fast depends on the moment; identical bits must not."""
+    from sftkit import device
+
+    monkeypatch.setattr(device, "probe_precision", lambda kind: ("bf16", "it is faster now"))
+    assert device.auto_precision("cpu") == "fp32"
+    assert device.auto_precision("cuda") == "bf16"
