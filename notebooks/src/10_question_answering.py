@@ -591,11 +591,11 @@ for what, (points, low, high) in gains.items():
 # %% [markdown]
 # **Read it.** The better baseline is the one that is better on these very questions: a choice in
 # its favour. Alone, the reader does not beat it. Where the parameter is named, a rule knows the
-# place to the letter, and the reader is far behind. Where nothing is named, rules know little,
-# and the reader has something to add: see the interval above, and section 9 for what more
-# questions bring. So the best answer here comes from neither alone: rules first, the reader
-# where none applies. Over all questions even that stays below the aim of this notebook, an F1
-# of 80. The last difference mixes pretraining with the number of questions (section 7).
+# place to the letter, and the reader is far behind. Where nothing is named, rules know little;
+# there the two are level at this size, and with more questions the reader is far ahead (section
+# 9). The best answer comes from neither alone: rules first, the reader where none applies. Over
+# all questions even that stays below the aim of this notebook, an F1 of 80. The last difference
+# mixes pretraining with the number of questions (section 7).
 #
 # **By kind of question.** The mean hides what is hard. Compare the last two rows: "how" questions
 # about meanings that training asked about, and about new ones.
@@ -663,9 +663,9 @@ display(HTML("".join(shown) or "<p>No answer has an F1 below one half.</p>"))
 # %% [markdown]
 # ## 9. How many questions, and how sure?
 #
-# One run is one seed, and the loss above was still falling. The cells below show recorded runs:
-# one pass over up to four times as many questions, other questions, another head and another
-# order with each seed. `python benchmarks/questions.py` makes them, and may be interrupted.
+# One run is one seed, and the loss above was still falling. The cells below show recorded runs,
+# up to two passes over four times as many questions; each seed has other questions, another head
+# and another order. `python benchmarks/questions.py` makes them, and may be interrupted.
 
 # %%
 runs = [r for r in committed_records("questions") if data == "docstring-qa"]
@@ -718,7 +718,7 @@ if tuned:
         if bar:
             level, line = 100 * bar[key][0], {"color": show.COLOURS[k], "ls": "--"}
             ax.axhline(level, label=f"rules, {label}", **line)
-    ax.set(xscale="log", xlabel="training questions (one pass)", ylabel="F1 on test, %")
+    ax.set(xscale="log", xlabel="training questions", ylabel="F1 on test, %")
     ax.set_title("What more questions buy; each seed is a mark")
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     told = [f"{size:,} questions: " + " and ".join(
