@@ -13,8 +13,12 @@ def test_the_headline_has_three_seeds_and_scratch_has_equal_data() -> None:
     pair = [j for j in jobs if j["questions"] == benchmark.SMALLER]
     assert {j["model"] for j in pair} == set(benchmark.MODELS)
     assert len({j["seed"] for j in pair}) == 1
-    total = sum(benchmark.CAMPAIGN.guess(job) for job in jobs)
-    assert total < 6 * 3600  # a night of one core without bfloat16; a third of that with it
+    seconds = {size: 0.0 for size in benchmark.PASSES}
+    for job in jobs:
+        seconds[job["questions"]] += benchmark.CAMPAIGN.guess(job)
+    headline_seconds = seconds.pop(benchmark.HEADLINE)
+    assert sum(seconds.values()) < 50 * 60
+    assert headline_seconds < 5 * 3600  # in float32, on one core
 
 
 def test_committed_records_are_shares() -> None:
