@@ -20,7 +20,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.jobs import Campaign, Job, Record  # noqa: E402
+from benchmarks.jobs import Campaign, Job, Record, precision  # noqa: E402
 from benchmarks.pretraining import WEIGHTS  # noqa: E402
 from sftkit.files import sha256  # noqa: E402
 
@@ -132,7 +132,7 @@ def fine_tune(
     epochs = EPOCHS_AT[size]
     label = f"{name}, {size} sentences, seed {seed}"
     batches = Batches(train, BATCH, seed=seed)
-    rates = {"lr": lr, "head_lr_factor": HEAD_FACTOR}
+    rates = {"lr": lr, "head_lr_factor": HEAD_FACTOR, "precision": precision()}
     state = fit(model, batches, loss(), epochs=epochs, seed=seed, label=label, **rates)
     facts = {"lr": lr, "epochs": epochs, "training_seconds": round(state.seconds, 1)}
     return tagging.predict_tags(model, watch, names), facts

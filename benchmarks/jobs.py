@@ -20,6 +20,14 @@ from benchmarks import campaign
 Job = dict[str, Any]
 Record = dict[str, Any]
 
+PRECISIONS = ("auto", "fp32", "bf16")
+_chosen = {"precision": PRECISIONS[0]}
+
+
+def precision() -> str:
+    """In which precision `fit` trains: what ``--precision`` says. Records tell which it was."""
+    return _chosen["precision"]
+
 
 @dataclass(frozen=True)
 class Campaign:
@@ -38,6 +46,8 @@ class Campaign:
         choice: An entry of the jobs; ``--<entry>`` chooses some of its values.
         command: What a record names as its origin; the script unless given.
         records: The file of the records; the script's name in ``records/`` unless given.
+        precisions: What ``--precision`` offers, the first unless given. The measure asks
+            `precision`.
     """
 
     script: Path
@@ -51,6 +61,7 @@ class Campaign:
     choice: str = ""
     command: str = ""
     records: Path | None = None
+    precisions: tuple[str, ...] = PRECISIONS
 
     @property
     def path(self) -> Path:
@@ -110,7 +121,10 @@ class Campaign:
         if self.choice:
             values = list(dict.fromkeys(job.get(self.choice) for job in self.jobs()))
             parser.add_argument(f"--{self.choice}", nargs="*", choices=values, dest="chosen")
+        parser.add_argument("--precision", choices=self.precisions, default=self.precisions[0],
+                            help="of what fit trains; auto is fp32 on CPU")  # fmt: skip
         options = parser.parse_args(arguments)
+        _chosen["precision"] = options.precision
         try:
             self._work_off(vars(options).get("chosen") or (), options)
         except KeyboardInterrupt:
@@ -134,8 +148,10 @@ class Campaign:
 
 
 def _machine() -> dict[str, Any]:
-    """Processor and threads, and in which precision `fit` trains there unless told."""
+    """Processor and threads, and the precision of training."""
     from sftkit import device
 
     facts = device.facts()
-    return facts | {"precision": device.auto_precision(facts["device"])}
+    auto = precision() == "auto"
+    used = device.auto_precision(facts["device"]) if auto else precision()
+    return facts | {"precision": used}

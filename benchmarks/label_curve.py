@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.jobs import Campaign, Job, Record
+from benchmarks.jobs import Campaign, Job, Record, precision
 from benchmarks.pretraining import BATCH, ENCODER, LENGTH, ROOT, WEIGHTS, characters_of_both
 from sftkit.batches import Batches, Examples
 from sftkit.files import sha256
@@ -76,6 +76,7 @@ def fine_tune(start: str, size: int, seed: int, lr: float, split: str) -> float:
         epochs=EPOCHS_AT[size],
         lr=lr,
         seed=seed,
+        precision=precision(),
         label=f"{start} {size} seed {seed}",
     )
     return evaluate.predict(model, watch).accuracy

@@ -21,7 +21,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.jobs import Campaign, Job, Record  # noqa: E402
+from benchmarks.jobs import Campaign, Job, Record, precision  # noqa: E402
 
 RULES = "rules, else lexical"  # the better baseline
 MODELS = {"fine-tuned": True, "from scratch": False}  # with pretrained weights or without
@@ -99,7 +99,7 @@ def one_job(job: Job, runs: list[Record]) -> Record:
     encoded = encode_spans.questions(data, tokenizer, LENGTH, OVERLAP, others=OTHERS, seed=seed)
     pad = tokenizer.pad_token_id
     batches = Batches(reading.examples_of(encoded["train"], pad), BATCH, seed=seed)
-    rates: dict[str, Any] = {"lr": LR, "head_lr_factor": HEAD_FACTOR}
+    rates: dict[str, Any] = {"lr": LR, "head_lr_factor": HEAD_FACTOR, "precision": precision()}
     label = f"{job['model']}, {job['questions']} questions, seed {seed}"
     state = fit(model, batches, extractive(), epochs=passes, seed=seed, label=label, **rates)
     watch, test = data["validation"], data["test"]

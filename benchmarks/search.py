@@ -59,6 +59,7 @@ CAMPAIGN = Campaign(
     told=lambda record: f"{record['processor_seconds']:.1f} s",
     guess=lambda job: SECONDS,
     alike=("batch_size",),
+    precisions=("fp32",),  # that of `heads.train_head`
 )
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.jobs import Campaign, Job, Record  # noqa: E402
+from benchmarks.jobs import Campaign, Job, Record, precision  # noqa: E402
 
 SCRATCH, DENOISED = "encoder-decoder, from scratch", "encoder-decoder, denoised first"
 TUNED, ZERO = "language model, fine-tuned", "language model, as it is"
@@ -121,6 +121,7 @@ def _by_pairs(job: Job, texts: list[str]) -> tuple[list[str], float]:
     words = shared_bpe([*train["text"], *train["summary"]], VOCABULARY, LENGTH)
     model = translate.build(words, width=WIDTH, layers=LAYERS, max_length=LENGTH, seed=seed)
     ramp: dict[str, Any] = {"lr": LR, "schedule": "linear", "warmup": 0.1, "seed": seed}
+    ramp["precision"] = precision()
     seconds = 0.0
     if job["model"] == DENOISED:
         ids = words(list(train["text"]), add_special_tokens=False, verbose=False)["input_ids"]
@@ -171,7 +172,7 @@ def _by_chat(job: Job, texts: list[str]) -> tuple[list[str], float]:
         lora.add(model, rank=RANK, seed=seed)
         batches = Batches(Examples.of(coded, words.pad_token_id), 4, seed=seed)
         ramp: dict[str, Any] = {"schedule": "linear", "warmup": 0.1, "weight_decay": 0.0}
-        ramp |= {"lr": CHAT_LR, "seed": seed, "label": TUNED}
+        ramp |= {"lr": CHAT_LR, "seed": seed, "label": TUNED, "precision": precision()}
         seconds = fit(model, batches, causal_lm(), epochs=1, **ramp).seconds
     found = ask(model, words, [[asked(text)] for text in texts], TARGET + 8)
     return [_first_line(answer) for answer, _ in found], seconds

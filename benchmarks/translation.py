@@ -20,7 +20,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.jobs import Campaign, Job, Record  # noqa: E402
+from benchmarks.jobs import Campaign, Job, Record, precision  # noqa: E402
 
 PRETRAINED, SCRATCH = "pretrained", "from scratch"
 LONGER = "from scratch, as long"  # as many seconds as denoising and fine-tuning together
@@ -137,7 +137,7 @@ def train(
     words = vocabularies.shared_bpe(both, VOCABULARY, LENGTH)
     model = translate.build(words, max_length=LENGTH, seed=seed, **SIZES)
     epochs, before = passes or passes_of(job)
-    rates = {"lr": lr, "seed": seed}
+    rates = {"lr": lr, "seed": seed, "precision": precision()}
     facts: dict[str, Any] = {"lr": lr, "epochs": epochs}
     seconds = 0.0
     if name in (PRETRAINED, ALL_TEXTS):

@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 
 from benchmarks import entities, label_curve, questions, search, summaries, translation
-from benchmarks.jobs import Campaign
+from benchmarks.jobs import PRECISIONS, Campaign, precision
+from sftkit import device
 from sftkit.files import PACKAGE
 
 MODULES = (entities, label_curve, questions, search, summaries, translation)
@@ -82,6 +83,24 @@ def test_a_campaign_is_worked_off_once_and_in_order(small, capsys) -> None:
     assert small.path.name == "records.json"
     small.main("doc", [])
     assert "0 of 3" in capsys.readouterr().out and small.read() == runs
+
+
+@pytest.mark.parametrize("asked", PRECISIONS)
+def test_a_record_says_in_which_precision_it_was_trained(small, asked) -> None:
+    asking = replace(small, measure=lambda job, runs: {"value": 0, "used": precision()})
+    try:
+        asking.main("doc", ["--precision", asked])
+    finally:
+        small.main("doc", [])  # no option: back to what holds unless given
+    expected = device.auto_precision(device.best_device()) if asked == "auto" else asked
+    for run in small.read():
+        assert (run["used"], run["machine"]["precision"]) == (asked, expected)
+
+
+def test_a_precision_that_does_not_apply_is_refused(capsys) -> None:
+    with pytest.raises(SystemExit):
+        search.CAMPAIGN.main("doc", ["--dry-run", "--precision", "bf16"])
+    assert "--precision" in capsys.readouterr().err
 
 
 def test_an_interrupted_campaign_keeps_what_is_done_and_goes_on(small) -> None:

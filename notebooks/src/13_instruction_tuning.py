@@ -68,7 +68,7 @@ from sftkit.batches import Batches, Examples
 from sftkit.chat_templates import TEMPLATES, rendered, use_template
 from sftkit.corpora import dialogues, documentation, instructions, languages
 from sftkit.course import committed_records, record
-from sftkit.errors import EncodeError
+from sftkit.errors import CorpusError, EncodeError
 from sftkit.evaluate.answers import ask, multiple_choice
 from sftkit.evaluate.language import perplexity, token_loss
 from sftkit.evaluate.reading import f1
@@ -142,9 +142,15 @@ JOBS = {
 }
 job, own = JOBS.get(data, instructions), None
 if data not in JOBS:  # a file of yours is read and refused here, not after minutes
-    own = dialogues.load(
-        data, limit=train_rows, seed=seed, drop_malformed=drop_malformed
-    )
+    try:
+        own = dialogues.load(
+            data, limit=train_rows, seed=seed, drop_malformed=drop_malformed
+        )
+    except CorpusError as error:
+        if Path(data).exists() or data.startswith("hub:"):
+            raise  # the file is there: its rows are the matter
+        known = f"Jobs that come with the course: {', '.join(JOBS)}."
+        raise CorpusError(error.what, f"{error.fix} {known}") from None
     data_report(own, tokenizer, max_length).show()
 
 # %%
@@ -1794,8 +1800,10 @@ for run in recorded:
 
 # %%
 def over_seeds(runs, key, scale=1.0, digits=1):
-    """Mean (smallest to largest)."""
+    """Mean (smallest to largest); of one run its number."""
     found = [m[key]["value"] if isinstance(m[key], dict) else m[key] for m in runs]
+    if len(found) == 1:
+        return f"{scale * found[0]:.{digits}f}"
     low, high = scale * min(found), scale * max(found)
     middle = scale * np.mean(found)
     return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
@@ -1836,7 +1844,7 @@ if of_docs:
             for kind in documentation.KINDS
         ],
         ("questions", "shared words", "fine-tuned"),
-        f"The right signature of four, by chance 25 %; {len(of_docs)} runs",
+        f"The right signature of four, by chance 25 %; seeds: {len(of_docs)}",
     )
 
 # %% [markdown]
