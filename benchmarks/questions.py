@@ -25,7 +25,7 @@ from benchmarks.jobs import Campaign, Job, Record, precision  # noqa: E402
 
 RULES = "rules, else lexical"  # the better baseline
 MODELS = {"fine-tuned": True, "from scratch": False}  # with pretrained weights or without
-HEADLINE = 10_000  # training questions: nearly all that there are
+HEADLINE = 10_000  # training questions, of the 13,000 that there are
 LIVE = 2_500  # as many as in the notebook
 SEEDS = (0, 1, 2)
 SMALLER = 1_000  # where both kinds of weights begin, with equal data

@@ -91,6 +91,10 @@ started = time.perf_counter()
 #
 # So a score says how well these kinds of questions are answered about libraries that
 # fine-tuning has not seen. What people ask varies more: expect less.
+#
+# Training has one kind of question more. Meanings written by hand are about forty, parameters are
+# thousands. So for many parameters some words of the description make a question: "What if I
+# want data type?" It is clumsy English, and what people type into a search field.
 
 # %%
 corpus = questions.load(data, limit=limit or None, seed=seed)
@@ -131,7 +135,7 @@ shown = [marked(r, *(r["texts"][:1] or [""]), *r["starts"][:1]) for r in chosen]
 display(HTML("".join(shown)))
 
 # %% [markdown]
-# Twelve kinds of questions are made. "how" and "default by meaning" ask about a parameter without
+# Twelve kinds of questions are made, and "in its words" for training. "how" and "default by meaning" ask about a parameter without
 # naming it. Two kinds have no answer: "nothing about it" asks for something that the text does
 # not treat, "no such name" for a parameter that it does not have, or for a default that it does
 # not state.
@@ -139,13 +143,13 @@ display(HTML("".join(shown)))
 # %%
 counts = {s: Counter(part["kind"]) for s, part in corpus.items()}
 rows = []
-for kind, n in counts["test"].most_common():
-    of_kind = [r for r in test if r["kind"] == kind]
-    example = of_kind[0]
+for kind in dict(counts["test"].most_common()) | counts["train"]:
+    n = counts["test"][kind]
+    example = next(r for r in (*test, *corpus["train"]) if r["kind"] == kind)
     answer = " ".join((example["texts"] or ["(no answer)"])[0].split())[:50]
     asked = example["question"][:60]
     rows.append((kind or "own", counts["train"][kind], n, asked, answer))
-header = ("kind", "in training", "in test", "a test question", "its answer begins")
+header = ("kind", "in training", "in test", "a question", "its answer begins")
 show.table(rows, header, "Kinds of questions; test wordings are never trained on")
 
 # %% [markdown]

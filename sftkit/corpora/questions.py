@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sftkit.corpora import docstrings, duplicates, parts, questions_own, split, squad
-from sftkit.corpora.docstring_questions import NAMED, SHARES, Asker, Question, context_of
+from sftkit.corpora.docstring_questions import (
+    NAMED,
+    SHARES,
+    TRAINED,
+    Asker,
+    Question,
+    context_of,
+)
 from sftkit.corpora.docstrings import Docstring
 from sftkit.corpora.squad import Item
 
@@ -155,7 +162,8 @@ def _asked(docs: Sequence[tuple[Docstring, str]], name: str) -> list[Item]:
         which = (found[i][2].kind, found[i][2].meaning)
         places.append((rank[which], salts[i], i))
         rank[which] += 1
-    left = {kind: round(SIZES[name] * share) for kind, share in SHARES.items()}
+    shares = TRAINED if name == "train" else SHARES
+    left = {kind: round(SIZES[name] * share) for kind, share in shares.items()}
     used: Counter[str] = Counter()
     made: dict[str, Item] = {}
     for _, _, i in sorted(places):
