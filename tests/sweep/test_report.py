@@ -98,7 +98,10 @@ def test_a_page_to_give_away_leads_to_its_own_tables_only(store, tmp_path) -> No
     assert hrefs and all(
         (written.page.parent / href).parent == tmp_path / "away" for href in hrefs
     )
-    assert str(store) not in written.page.read_text()
+    text = written.page.read_text()
+    assert str(store) not in text
+    for heading in ("executed notebook", "as far as it came"):  # no column that is empty
+        assert heading not in text and heading in write_report(store).page.read_text()
 
 
 def test_the_tables_are_tidy_and_agree(store) -> None:

@@ -144,7 +144,7 @@ def _ranking(found: rows.Tables, ranked: Sequence[rows.Configuration], folder: P
             f"{c.mean:.4f}", _short(c.low), _short(c.high), f"{c.seconds:.1f}",
             f"{c.memory:.2f}" if c.memory else "", Links(links),
         ])  # fmt: skip
-    return _table([*header, "executed notebooks"], lines)
+    return _linked(found, [*header, "executed notebooks"], lines)
 
 
 def _copies(found: rows.Tables, c: rows.Configuration) -> list[str]:
@@ -176,7 +176,7 @@ def _failures(found: rows.Tables, folder: Path) -> list[str]:
         for _, row in failed.head(MOST_ROWS).iterrows()
     ]
     header = ["run", "cell", "tried", "what was wrong", "notebook, as far as it came"]
-    return ["<h2>Failed runs</h2>", _table(header, lines, "failed")]
+    return ["<h2>Failed runs</h2>", _linked(found, header, lines, "failed")]
 
 
 def _all_runs(found: rows.Tables, folder: Path) -> list[str]:
@@ -191,7 +191,10 @@ def _all_runs(found: rows.Tables, folder: Path) -> list[str]:
     files += ["curves.csv", "curves.parquet"] if len(found.curves) else []
     tidy = ", ".join(f'<a href="{name}">{name}</a>' for name in files)
     header = ["run", "state", found.metric or "metric", "seconds", "executed notebook"]
-    return [f"<h2>All runs</h2><p>As tidy tables: {tidy}.</p>{cut}", _table(header, lines)]
+    return [
+        f"<h2>All runs</h2><p>As tidy tables: {tidy}.</p>{cut}",
+        _linked(found, header, lines),
+    ]
 
 
 def _name(found: rows.Tables, row: Any) -> str:
@@ -219,6 +222,15 @@ def _short(value: Any, digits: int = 4) -> str:
 
 def _word(state: str) -> str:
     return "given up early" if state == "stopped" else state
+
+
+def _linked(
+    found: rows.Tables, header: Sequence[str], lines: Sequence[Sequence[Any]], kind: str = ""
+) -> str:
+    """A table whose last column leads to notebooks; without it where the page has no links."""
+    if found.links:
+        return _table(header, lines, kind)
+    return _table(header[:-1], [line[:-1] for line in lines], kind)
 
 
 def _table(header: Sequence[str], lines: Sequence[Sequence[Any]], kind: str = "") -> str:
