@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks import chat, turns
 from benchmarks.contestants import CONTESTANTS, SAME_MATHEMATICS
 from benchmarks.tables import NOTHING_YET, machine, markdown, of_medians
 from sftkit.course.bench import BENCHMARKS
@@ -103,7 +104,16 @@ def _chat(result: Record) -> list[Finding]:
             _ratio(f"speed over {name}", over["speed"], goals["speed"]),
             _ratio(f"peak memory over {name}", over["memory"], goals["memory"], True),
         ]
-    apart = result["summary"]["trl"]["ours_over_this"]["loss_difference"]
+    summary, settings = result["summary"], result["settings"]
+    light = turns.ratio(result["runs"], "ours-lora", "ours", "peak_memory_mb")
+    mean = settings["tokens"] / settings["rows"]
+    minutes = 1_000 / summary["ours"]["examples_per_second"] / 60
+    short = f"1,000 dialogues of {mean:.0f} tokens, all parameters, minutes at its speed"
+    found += [
+        Finding(short, minutes, chat.MINUTES_OF_1000, f"{minutes:.1f}", at_most=True),
+        _ratio("peak memory of LoRA over all parameters", light, chat.LORA_MEMORY, True),
+    ]
+    apart = summary["trl"]["ours_over_this"]["loss_difference"]
     what = "largest difference of a step's loss from TRL's, all parameters, nats"
     return [*found, Finding(what, apart, goals["loss_difference"], f"{apart:.1e}", True)]
 
