@@ -41,7 +41,7 @@ def tasks_part(folder: Path) -> str:
         "BLEU is of whole test sets, F1 of entities, of words (questions) or ROUGE-L "
         "(summaries); what instructions ask for is judged by a program. Seconds are processor "
         "time of a whole fine-tuned run, loading and testing included, since the runs shared "
-        f"the machine. On {'; '.join(machines)}.\n"
+        f"the machine (13: of the training, by the clock). On {'; '.join(machines)}.\n"
     )
 
 
@@ -145,14 +145,18 @@ def _summaries(runs: Sequence[Record]) -> list[list[str]]:
 
 def _instruction(runs: Sequence[Record]) -> list[list[str]]:
     rows = []
-    names = {"live": "LoRA", "all": "all parameters"}
+    names = {"live": "LoRA", "all": "all parameters", "thousand": "all parameters"}
     for group, name in names.items():
         mine = [r for r in runs if r["group"] == group]
-        if mine:
-            before, after = (
-                over(mine, lambda r, key=key: 100 * r["metrics"][key]["value"])
-                for key in ("following_before", "following")
-            )
-            rows.append([f"13 instructions, {name}", "360 conversations", "done as asked",
-                         f"untrained: {before}", "", after, ""])  # fmt: skip
+        if not mine:
+            continue
+        before, few, after = (
+            over(mine, lambda r, key=key: 100 * r["metrics"][key]["value"])
+            for key in ("following_before", "following_few_shot", "following")
+        )
+        on = f"{mine[0]['metrics']['train_rows']:,} conversations"
+        trained = statistics.median(r["metrics"]["seconds"]["training"] for r in mine)
+        rows.append([f"13 instructions, {name}", on, "done as asked",
+                     f"untrained: {before}; with examples: {few}", "", after,
+                     f"{trained:,.0f}"])  # fmt: skip
     return rows
