@@ -24,6 +24,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.jobs import Campaign, Job, Record, precision  # noqa: E402
 
 RULES = "rules, else lexical"  # the better baseline
+WRITTEN = "SmolLM2, written"  # a chat model that is not trained for it, on the same questions
 MODELS = {"fine-tuned": True, "from scratch": False}  # with pretrained weights or without
 HEADLINE = 10_000  # training questions, of the 13,000 that there are
 LIVE = 2_500  # as many as in the notebook
@@ -32,16 +33,19 @@ SMALLER = 1_000  # where both kinds of weights begin, with equal data
 PASSES = {HEADLINE: 2, LIVE: 1, SMALLER: 1}
 WATCHED, TESTED = 250, 600  # validation and test questions
 LENGTH, OVERLAP, OTHERS, BATCH = 160, 64, 0.25, 8
+MOST = 40  # tokens that the chat model writes
 LR, HEAD_FACTOR = 2e-4, 5.0  # at 5e-4 one seed of two learned little (validation)
 PER_QUESTION, AROUND = 0.25, 80.0  # seconds of one core: of training, and of a run beside it
+WRITING = 900.0  # of answers that are written
 
 
 def jobs() -> list[Job]:
-    """All runs: the baseline, the headline's first seed, fewer questions, the other seeds."""
+    """All runs: what is not trained, the first headline, fewer questions, the other seeds."""
     first, *rest = (_job("fine-tuned", HEADLINE, seed) for seed in SEEDS)
     live = [_job("fine-tuned", LIVE, seed) for seed in SEEDS]
     smaller = [_job(name, SMALLER, SEEDS[0]) for name in MODELS]
-    return [_job(RULES, HEADLINE, SEEDS[0]), first, *smaller, *live, *rest]
+    untrained = [_job(name, HEADLINE, SEEDS[0]) for name in (RULES, WRITTEN)]
+    return [*untrained, first, *smaller, *live, *rest]
 
 
 def _job(model: str, size: int, seed: int) -> Job:
@@ -87,6 +91,8 @@ def one_job(job: Job, runs: list[Record]) -> Record:
     data = corpus(job["questions"], seed)
     if job["model"] == RULES:
         return measured(by_rules(data), data["test"])
+    if job["model"] == WRITTEN:
+        return measured(by_writing(data["test"]), data["test"])
     pretrained = MODELS[job["model"]]
     model, tokenizer = load_reader(
         "minilm",
@@ -126,6 +132,22 @@ def by_rules(data: Any) -> list[str]:
     return reading_baselines.ruled(*asked, lexical.answers(*asked), least)
 
 
+def by_writing(test: Any) -> list[str]:
+    """What SmolLM2 writes when it is asked for words of the text."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from sftkit import assets
+    from sftkit.evaluate.answers import ask
+    from sftkit.evaluate.reading_baselines import copying_prompt
+
+    folder = assets.path("smollm2-135m-instruct")
+    words = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    asked = list(map(copying_prompt, test["question"], test["context"]))
+    return [text.strip() for text, _ in ask(model, words, asked, MOST, batch_size=BATCH)]
+
+
 def measured(guesses: list[str], test: Any) -> Record:
     """What is recorded of a model's answers to the test questions."""
     import numpy as np
@@ -160,7 +182,8 @@ CAMPAIGN = Campaign(
     told=lambda r: f"F1 {100 * r['f1'][0]:.1f}, names nothing {100 * r['unnamed'][0]:.1f}",
     guess=lambda job: (
         AROUND
-        + PER_QUESTION * (job["model"] != RULES) * job["questions"] * PASSES[job["questions"]]
+        + WRITING * (job["model"] == WRITTEN)
+        + PER_QUESTION * (job["model"] in MODELS) * job["questions"] * PASSES[job["questions"]]
     ),
     alike=("model", "questions"),
 )

@@ -1,4 +1,4 @@
-"""Answers without a trained reader: the most similar piece of text; rules for docstrings."""
+"""Answers without a trained reader: similar text, rules for docstrings, a chat model."""
 
 from __future__ import annotations
 
@@ -163,3 +163,9 @@ def ruled(
         rule = by_rule(question, context)
         found.append(other.given(threshold) if rule is None else rule.given(0.5))
     return found
+
+
+def copying_prompt(question: str, context: str) -> list[dict[str, str]]:
+    """A conversation that asks a chat model for a few words of the text."""
+    text = f"{context}\n\nQuestion: {question}\nAnswer with a few words "
+    return [{"role": "user", "content": text + "copied from the text above, no more."}]
