@@ -374,6 +374,20 @@ def test_embeddings_find_meaning_where_words_differ(wordpiece) -> None:
     assert words[0].argsort()[::-1].tolist() == [0, 1, 2]
 
 
+def test_the_baseline_by_meaning_takes_the_block_that_says_it_in_other_words(wordpiece) -> None:
+    from transformers import AutoModel
+
+    encoder = AutoModel.from_pretrained(str(assets.path("minilm")), dtype=torch.float32)
+    means = reading_baselines.Meaning(encoder, wordpiece)
+    plain = "Cats sleep all day.\n\nStocks fell sharply.\n\nIt rained in the north."
+    asked = ["How did shares do?", "Was the weather bad?", "Anything?"]
+    found = means.answers(asked, [plain, plain, ""])
+    assert [a.text for a in found] == ["Stocks fell sharply.", "It rained in the north.", ""]
+    assert all(plain[a.start : a.end] == a.text for a in found[:2]) and found[2].margin == 0
+    asked_vector, block = retrieval.embed(encoder, wordpiece, [asked[0], found[0].text])
+    assert found[0].margin == pytest.approx(float(asked_vector @ block), abs=1e-5)
+
+
 # -- the whole --------------------------------------------------------------------------------
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from sftkit.corpora import docstring_questions, docstrings
 from sftkit.evaluate.reading import Answer, best_threshold, scores
+from sftkit.evaluate.retrieval import embed
 
 UNITS = ("sentence", "block")
 _SENTENCE = re.compile(r"\S(?:.*?)(?:[.!?](?=\s)|(?=\n[ \t]*\n)|\Z)", re.S)
@@ -60,24 +61,62 @@ class Lexical:
 
     def answers(self, questions: Sequence[str], contexts: Sequence[str]) -> list[Answer]:
         """The most similar piece for each question; its margin is the similarity."""
-        spans: list[tuple[int, int]] = []
-        bounds = [0]
-        for context in contexts:
-            spans += pieces(context, self.unit)
-            bounds.append(len(spans))
-        owners = np.repeat(np.arange(len(contexts)), np.diff(bounds))
-        texts = [contexts[o][a:b] for o, (a, b) in zip(owners.tolist(), spans, strict=True)]
-        asked, held = self.vectors.transform(questions), self.vectors.transform(texts)
-        similar = np.asarray(held.multiply(asked[owners]).sum(axis=1)).ravel()
-        found = []
-        for row, (low, high) in enumerate(zip(bounds, bounds[1:], strict=False)):
-            if low == high:
-                found.append(Answer("", 0, 0, 0.0))
-                continue
-            best = low + int(similar[low:high].argmax())
-            a, b = spans[best]
-            found.append(Answer(contexts[row][a:b], a, b, float(similar[best])))
-        return found
+
+        def similar(texts: list[str], owners: np.ndarray) -> np.ndarray:
+            asked, held = self.vectors.transform(questions), self.vectors.transform(texts)
+            return np.asarray(held.multiply(asked[owners]).sum(axis=1)).ravel()
+
+        return _most_similar(contexts, self.unit, similar)
+
+
+class Meaning:
+    """The block of the context whose sentence embedding is most similar to the question's.
+
+    An encoder that was pretrained for sentence means needs no training for it. Similarity is
+    the cosine.
+
+    Args:
+        encoder: A transformers encoder without head.
+    """
+
+    def __init__(self, encoder: Any, tokenizer: Any) -> None:
+        self.encoder, self.tokenizer = encoder, tokenizer
+
+    def answers(self, questions: Sequence[str], contexts: Sequence[str]) -> list[Answer]:
+        """The most similar block for each question; its margin is the similarity."""
+
+        def similar(texts: list[str], owners: np.ndarray) -> np.ndarray:
+            known = list(dict.fromkeys([*texts, *questions]))
+            place = {text: i for i, text in enumerate(known)}
+            vectors = embed(self.encoder, self.tokenizer, known)
+            held = vectors[[place[text] for text in texts]]
+            asked = vectors[[place[text] for text in questions]]
+            return (held * asked[owners]).sum(axis=1)
+
+        return _most_similar(contexts, "block", similar)
+
+
+def _most_similar(
+    contexts: Sequence[str], unit: str, similar: Callable[[list[str], np.ndarray], np.ndarray]
+) -> list[Answer]:
+    """Each context's best piece; ``similar`` gets all pieces and the context of each."""
+    spans: list[tuple[int, int]] = []
+    bounds = [0]
+    for context in contexts:
+        spans += pieces(context, unit)
+        bounds.append(len(spans))
+    owners = np.repeat(np.arange(len(contexts)), np.diff(bounds))
+    texts = [contexts[o][a:b] for o, (a, b) in zip(owners.tolist(), spans, strict=True)]
+    scores_of = similar(texts, owners)
+    found = []
+    for row, (low, high) in enumerate(zip(bounds, bounds[1:], strict=False)):
+        if low == high:
+            found.append(Answer("", 0, 0, 0.0))
+            continue
+        best = low + int(scores_of[low:high].argmax())
+        a, b = spans[best]
+        found.append(Answer(contexts[row][a:b], a, b, float(scores_of[best])))
+    return found
 
 
 def tuned_lexical(

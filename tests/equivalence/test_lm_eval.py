@@ -24,7 +24,9 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def harness(folder):
-    pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install sftkit[harness]")
+    pytest.importorskip(
+        "lm_eval", reason="lm-eval is not installed: pip install sftkit[harness]"
+    )
     from lm_eval.models.huggingface import HFLM
 
     return HFLM(pretrained=str(folder), device="cpu", dtype="float32", batch_size=2)
