@@ -28,10 +28,9 @@ RULES, MEANING = BASELINES = ("rules, else lexical", "rules, else meaning")
 WRITTEN = "SmolLM2, written"  # a chat model that is not trained for it, on the same questions
 MODELS = {"fine-tuned": True, "from scratch": False}  # with pretrained weights or without
 HEADLINE = 10_000  # training questions, of the 13,000 that there are
-LIVE = 2_500  # as many as in the notebook
 SEEDS = (0, 1, 2)
 SMALLER = 1_000  # where both kinds of weights begin, with equal data
-PASSES = {HEADLINE: 2, LIVE: 1, SMALLER: 1}
+PASSES = {HEADLINE: 2, SMALLER: 1}
 WATCHED, TESTED = 250, 600  # validation and test questions
 LENGTH, OVERLAP, OTHERS, BATCH = 160, 64, 0.25, 8
 MOST = 40  # tokens that the chat model writes
@@ -43,10 +42,9 @@ WRITING = 900.0  # of answers that are written
 def jobs() -> list[Job]:
     """All runs: what is not trained, the first headline, fewer questions, the other seeds."""
     first, *rest = (_job("fine-tuned", HEADLINE, seed) for seed in SEEDS)
-    live = _job("fine-tuned", LIVE, SEEDS[0])
     smaller = [_job(name, SMALLER, SEEDS[0]) for name in MODELS]
     untrained = [_job(name, HEADLINE, SEEDS[0]) for name in (*BASELINES, WRITTEN)]
-    return [*untrained, first, *smaller, live, *rest]
+    return [*untrained, first, *smaller, *rest]
 
 
 def _job(model: str, size: int, seed: int) -> Job:
