@@ -39,10 +39,11 @@ def tasks_part(folder: Path) -> str:
         "alone is of one run. Baselines are tuned on validation data.\n\n"
         f"{markdown(HEADER, rows)}\n"
         "BLEU is of whole test sets, F1 of entities, of words (questions) or ROUGE-L "
-        "(summaries); what instructions ask for is judged by a program. The rules of 10 know the "
-        "format of docstrings; where they say nothing, the block answers whose embedding is "
-        "nearest to the question's, or (rules first) the fine-tuned reader. Seconds are processor "
-        "time of a whole fine-tuned run, loading and testing included, since the runs shared "
+        "(summaries); what instructions ask for is judged by a program. The rules of 10 know "
+        "the format of docstrings; where they say nothing, the block answers whose embedding "
+        "is nearest to the question's, or (rules first) the fine-tuned reader. Seconds are "
+        "processor time of a whole fine-tuned run, loading and testing included, since the runs "
+        "shared "
         f"the machine (13: of the training, by the clock). On {'; '.join(machines)}.\n"
     )
 
