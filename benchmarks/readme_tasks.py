@@ -42,7 +42,7 @@ def tasks_part(folder: Path) -> str:
         "(summaries); what instructions ask for is judged by a program. The rules of 10 know "
         "the format of docstrings; where they say nothing, the block answers whose embedding "
         "is nearest to the question's, or (rules first) the fine-tuned reader. Seconds are "
-        "processor time of a whole fine-tuned run, loading and testing included, since the runs "
+        "processor time of a whole fine-tuned run, loading and testing included, since runs "
         "shared "
         f"the machine (13: of the training, by the clock). On {'; '.join(machines)}.\n"
     )
