@@ -707,8 +707,11 @@ print(f"adapters move logits by up to {(without - with_adapters).abs().max():.3f
 
 # %%
 if find_spec("peft"):
+    import warnings
+
     from peft import LoraConfig, get_peft_model
 
+    warnings.filterwarnings("ignore", category=FutureWarning)  # peft's, on transformers
     config = LoraConfig(r=4, lora_alpha=8, target_modules=places)
     theirs_adapted = get_peft_model(copy.deepcopy(plain), config).eval()
     with torch.no_grad():
