@@ -852,37 +852,39 @@ our_losses = fit(
 ).losses
 
 # %%
+trl_settings = {
+    "learning_rate": SAME_RATE,
+    "lr_scheduler_type": "constant",
+    "weight_decay": 0.0,
+    "max_length": max_length,
+    "train_sampling_strategy": "sequential",  # ours are in order already
+    "use_cpu": not torch.cuda.is_available(),
+    "bf16": False,
+    "activation_checkpointing": False,
+    "logging_steps": 1,
+    "report_to": "none",
+    "save_strategy": "no",
+    "disable_tqdm": True,
+}
+order = [int(row) for step in list(in_turn.order(0))[:SAME_STEPS] for row in step]
+same_rows = train_set.select(order).select_columns(["input_ids", "labels"])
+
+# %%
 if find_spec("trl"):
     from transformers import PrinterCallback
     from trl import SFTConfig, SFTTrainer
 
-    their_order = [
-        int(row) for step in list(in_turn.order(0))[:SAME_STEPS] for row in step
-    ]
     with tempfile.TemporaryDirectory() as trl_folder:
         settings = SFTConfig(
-            output_dir=trl_folder,
+            trl_folder,
             max_steps=len(our_losses),
             per_device_train_batch_size=batch_size,
-            learning_rate=SAME_RATE,
-            lr_scheduler_type="constant",
-            weight_decay=0.0,
-            max_length=max_length,
-            train_sampling_strategy="sequential",  # ours are in order already
-            logging_steps=1,
-            use_cpu=not torch.cuda.is_available(),
-            bf16=False,
-            activation_checkpointing=False,
-            report_to="none",
-            save_strategy="no",
-            disable_tqdm=True,
+            **trl_settings,
         )
         trainer = SFTTrainer(
             start_of_theirs,
             settings,
-            train_dataset=train_set.select(their_order).select_columns(
-                ["input_ids", "labels"]
-            ),
+            train_dataset=same_rows,
             processing_class=tokenizer,
         )
         trainer.remove_callback(PrinterCallback)
