@@ -3,7 +3,7 @@
 #   kernelspec: {display_name: Python 3, language: python, name: python3}
 #   sftkit:
 #     strict: false
-#     minutes: 8
+#     minutes: 9
 #     assets: [minilm, smollm2-135m-instruct]
 #     fast: {limit: 24, validation_rows: 10, test_rows: 14, scratch_limit: 8, pool: 24, generated: 2, written: 6, max_length: 128, overlap: 48}
 # ---
@@ -14,7 +14,7 @@
 # **Can a small encoder learn to find the answer to a question in the documentation of
 # libraries that it was not trained on?**
 #
-# About 8 minutes on 2 cores. You will be able to
+# About 9 minutes on 2 cores. You will be able to
 #
 # - read and write questions in SQuAD's format, and find the ones that are broken;
 # - cut long texts into windows, and label the answer's first and last token in each;
