@@ -34,7 +34,7 @@ data: str = "instructions"  # documentation, languages, dialogues, your file, hu
 template: str = "own"  # own (the model's), chatml, or plain
 train_rows: int = 360  # training conversations
 eval_rows: int = 36  # held-out instructions that are answered
-train: str = "lora"  # lora, or all parameters
+train: str = "lora"  # lora, all, or top-1, top-2, ...: the last blocks
 rank: int = 16  # of the adapters
 prompt_weight: float = 0.0  # of a prompt's token in the loss; 1: every token is learnt
 neftune: float = 0.0  # noise on the embeddings in training; 5 is usual
@@ -76,6 +76,7 @@ from sftkit.fit import fit
 from sftkit.losses_chunked import causal_lm
 from sftkit.losses_preference import dpo, dpo_loss, margins, pairs, with_reference
 from sftkit.models import lora, lora_files, sampling
+from sftkit.models.frozen import set_trainable
 from sftkit.packing import PackedBatches
 
 # %%
@@ -734,11 +735,11 @@ else:
     print("peft is not installed. To see this comparison: pip install peft")
 
 # %%
-everything = train == "all" or is_tiny  # a random model has nothing to keep
-if everything:
-    chat.requires_grad_(True)
-else:
+with_lora = train == "lora" and not is_tiny  # a random model has nothing to keep
+if with_lora:
     print(f"{len(lora.add(chat, rank=rank, seed=seed))} layers get adapters")
+else:
+    set_trainable(chat, "all" if is_tiny else train)
 share = lora.trained_share(chat)
 print(f"{100 * share:.1f} % of the parameters are trained")
 
@@ -2043,7 +2044,7 @@ card = Card(
 print(card.text("assistant")[:560])
 if out:
     export_chat(chat, tokenizer, Path(out) / "assistant", card)
-    if not everything:
+    if with_lora:
         lora_files.save(chat, Path(out) / "adapter", tokenizer)
         card.save(Path(out) / "adapter")
 
