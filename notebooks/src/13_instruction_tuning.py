@@ -1087,7 +1087,7 @@ without = sampling.continue_all(chat, prompts[:1], steps_timed, cache=False)
 same("greedy tokens: with vs without a cache", with_cache[0].ids, without[0].ids)
 reference = chat.generate(
     torch.tensor(prompts[:1]),
-    # Without it, transformers takes the prompt's stop tokens for padding, and hides them.
+    # Without it, stop tokens in the prompt are taken for padding, and hidden.
     attention_mask=torch.ones(1, len(prompts[0]), dtype=torch.long),
     max_new_tokens=steps_timed,
     do_sample=False,
