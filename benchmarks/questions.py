@@ -3,6 +3,7 @@
     python benchmarks/questions.py --dry-run      # what is missing, and how long it takes
     python benchmarks/questions.py                # all of it: five hours of one core in float32
     python benchmarks/questions.py --minutes 60   # begin no run after an hour
+    python benchmarks/questions.py --precision bf16  # as the recorded trainings
 
 It may be interrupted at any time: a finished run is in the records, and the same command goes
 on. The headline has three seeds: other training questions, another head, another order.

@@ -135,8 +135,8 @@ shown = [marked(r, *(r["texts"][:1] or [""]), *r["starts"][:1]) for r in chosen]
 display(HTML("".join(shown)))
 
 # %% [markdown]
-# Twelve kinds of questions are made, and "in its words" for training. "how" and "default by meaning" ask about a parameter without
-# naming it. Two kinds have no answer: "nothing about it" asks for something that the text does
+# Twelve kinds of questions are made, and "in its words" for training. "how" and "default by
+# meaning" ask about a parameter without naming it. Two kinds have no answer: "nothing about it" asks for something that the text does
 # not treat, "no such name" for a parameter that it does not have, or for a default that it does
 # not state.
 

@@ -1948,8 +1948,8 @@ if recorded:
 # runs say, then:
 #
 # - **Conversations.** 120 are few (`rejection`, `distillation`), 360 enough: 1,000 of the same
-#   kinds bring no more. What is missing is variety. Most of what is left wrong is JSON with keys
-#   and forms of notes that training never showed.
+#   kinds bring no more, with one seed. What is left wrong in section 10 is mostly JSON. Perhaps
+#   variety is missing, other keys and forms of notes, rather than number. No run here tells.
 # - **All parameters or adapters**: no difference that three seeds show.
 # - **A weight for prompts** costs. At 1, fewer tasks are right, and the news become nine times as
 #   improbable: most tokens in the loss are then prompts, of one narrow kind. At 0.1 the tasks
