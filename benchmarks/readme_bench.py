@@ -105,14 +105,19 @@ def _chat(result: Record) -> list[Finding]:
             _ratio(f"peak memory over {name}", over["memory"], goals["memory"], True),
         ]
     summary, settings = result["summary"], result["settings"]
-    light = turns.ratio(result["runs"], "ours-lora", "ours", "peak_memory_mb")
+    light = {
+        what: turns.ratio(result["runs"], name, "ours", "peak_memory_mb")
+        for name, what in (("ours-lora", "LoRA"), ("ours-lora-recompute", "LoRA, recomputing,"))
+        if any(run["contestant"] == name for run in result["runs"])
+    }
     mean = settings["tokens"] / settings["rows"]
     minutes = 1_000 / summary["ours"]["examples_per_second"] / 60
     short = f"1,000 dialogues of {mean:.0f} tokens, all parameters, minutes at its speed"
     found += [
         Finding(short, minutes, chat.MINUTES_OF_1000, f"{minutes:.1f}", at_most=True),
-        _ratio("peak memory of LoRA over all parameters", light, chat.LORA_MEMORY, True),
-    ]
+        *(_ratio(f"peak memory of {what} over all parameters", ratio, chat.LORA_MEMORY, True)
+          for what, ratio in light.items()),
+    ]  # fmt: skip
     apart = summary["trl"]["ours_over_this"]["loss_difference"]
     what = "largest difference of a step's loss from TRL's, all parameters, nats"
     return [*found, Finding(what, apart, goals["loss_difference"], f"{apart:.1e}", True)]

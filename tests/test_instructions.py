@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import combinations
 
 import pytest
@@ -36,8 +37,22 @@ def test_nothing_that_is_measured_was_trained():
     assert not prompts[0] & prompts[2]
 
 
+def test_tested_wordings_are_no_training_wordings_turned_round():
+    """Of the words of a tested request and a trained one, little more than half are shared."""
+    for kind in KINDS:
+        train = [_telling(text) for text in REQUESTS["train"][kind]]
+        for text in (*REQUESTS["validation"][kind], *REQUESTS["test"][kind]):
+            own = _telling(text)
+            assert max(len(own & other) / len(own | other) for other in train) < 0.55, text
+
+
+def _telling(text):
+    return set(re.findall("[a-z]+", text.lower())) - {"keys", "a", "the", "of", "for", "with"}
+
+
 def _words(part):
-    return {value for values in VALUES[part].values() for value in values or ()}
+    lists = [values for values in VALUES[part].values() if not isinstance(values, str)]
+    return {value for values in lists for value in values}
 
 
 TASK = {

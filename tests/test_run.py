@@ -176,8 +176,16 @@ def test_the_package_hash_sees_content_and_not_line_ends(tmp_path: Path) -> None
     for name in ("course/run.py", "cli.py"):
         (tmp_path / name).write_text("x = 5\n")
     assert hashes.package_hash(package=tmp_path) == first
+    for name in ("unknown.toml", "cli.toml"):
+        (tmp_path / name).write_text("z = 1\n")
+    assert hashes.package_hash(package=tmp_path) == first
+    (tmp_path / "losses.toml").write_text("z = 1\n")
+    with_data = hashes.package_hash(package=tmp_path)
+    (tmp_path / "losses.toml").write_text("z = 2\n")
+    changed = hashes.package_hash(package=tmp_path)
+    (tmp_path / "losses.toml").unlink()
     (tmp_path / "losses.py").write_text("x = 1\ny = 3\n")
-    assert hashes.package_hash(package=tmp_path) != first
+    assert len({first, with_data, changed, hashes.package_hash(package=tmp_path)}) == 4
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ neftune: float = 0.0  # noise on the embeddings in training; 5 is usual
 lr: float = 2e-3  # highest learning rate
 epochs: float = 1.0  # passes over the training conversations
 batch_size: int = 4  # conversations per optimizer step
+recompute: bool = False  # work activations out twice: less memory, more time
 drop_malformed: bool = False  # leave out rows that are no conversation
 max_length: int = 256  # tokens per conversation, at most
 most_tokens: int = 48  # per answer
@@ -693,6 +694,7 @@ compare(
 
 # %%
 import tempfile
+import warnings
 from importlib.util import find_spec
 
 places = ["q_proj", "v_proj"]
@@ -708,13 +710,11 @@ print(f"adapters move logits by up to {(without - with_adapters).abs().max():.3f
 
 # %%
 if find_spec("peft"):
-    import warnings
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):
+        from peft import LoraConfig, get_peft_model  # warns of a later transformers
 
-    from peft import LoraConfig, get_peft_model
-
-    warnings.filterwarnings("ignore", category=FutureWarning)  # peft's, on transformers
-    config = LoraConfig(r=4, lora_alpha=8, target_modules=places)
-    theirs_adapted = get_peft_model(copy.deepcopy(plain), config).eval()
+        config = LoraConfig(r=4, lora_alpha=8, target_modules=places)
+        theirs_adapted = get_peft_model(copy.deepcopy(plain), config).eval()
     with torch.no_grad():
         for path, part in lora.layers(adapters).items():
             other = theirs_adapted.base_model.model.get_submodule(path)
@@ -740,6 +740,8 @@ if with_lora:
     print(f"{len(lora.add(chat, rank=rank, seed=seed))} layers get adapters")
 else:
     set_trainable(chat, "all" if is_tiny else train)
+if recompute:
+    chat.gradient_checkpointing_enable()
 share = lora.trained_share(chat)
 print(f"{100 * share:.1f} % of the parameters are trained")
 
@@ -748,6 +750,10 @@ print(f"{100 * share:.1f} % of the parameters are trained")
 #
 # From here on it is the loop of notebook 06. The loss needs logits at supervised places
 # only; the vocabulary is large, and most places are prompt.
+#
+# Adapters save the optimizer's numbers. What is left are the **activations**, which the
+# backward pass needs. With `recompute=True` each block keeps its input only, and works out the
+# rest again: README has what that saves, and what it costs.
 
 # %%
 if own is None:
@@ -1942,6 +1948,48 @@ if recorded:
         ("group", "run", "seeds", "before", "right", "stops", "perplexity"),
         "Right and stopped in percent, perplexity on news: mean (smallest to largest)",
     )
+
+# %% [markdown]
+# The learning rate, first. Each point is a run, the line their mean, the bar the 95 % interval of
+# three seeds (t).
+
+# %%
+OWN_RATE = 2e-3  # of the group "live"
+by_rate = {}
+for run in recorded:
+    if run["group"] in ("live", "rates"):
+        rate_there = run["parameters"].get("lr", OWN_RATE)
+        by_rate.setdefault(rate_there, []).append(run["metrics"])
+rates = sorted(by_rate)
+
+
+def rate_panel(ax, values, label):
+    """A point per run, and mean and interval per rate."""
+    found = [evaluate.mean_interval(v) if len(v) > 1 else (v[0],) * 3 for v in values]
+    for r, several in zip(rates, values, strict=True):
+        ax.plot([r] * len(several), several, "o", color=show.COLOURS[3])
+    middle, low, high = np.array(found).T
+    ends = [middle - low, high - middle]
+    ax.errorbar(rates, middle, ends, marker="s", capsize=4, color=show.COLOURS[0])
+    ax.set(xlabel="highest learning rate", ylabel=label, xscale="log")
+    ax.set_xticks(rates, [f"{r:g}" for r in rates])
+    ax.minorticks_off()
+    return middle
+
+
+# %%
+if rates:
+    fig, (left, right) = show.new_figure(columns=2)
+    shares = [[100 * m["following"]["value"] for m in by_rate[r]] for r in rates]
+    means = rate_panel(left, shares, "held-out tasks right, %")
+    of_news = [[m["news_perplexity"] for m in by_rate[r]] for r in rates]
+    forgot = rate_panel(right, of_news, "perplexity on news")
+    fig.suptitle("What the learning rate does to the tasks, and to the news")
+    spoken = ", ".join(
+        f"{r:g}: {a:.0f} %, {b:.0f}"
+        for r, a, b in zip(rates, means, forgot, strict=True)
+    )
+    show.figure(fig, f"Tasks right and perplexity on news, mean by rate: {spoken}.")
 
 # %% [markdown]
 # Seeds of one setting are up to ten points apart, so only larger differences count. What the

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sftkit.corpora.chat_formats import Message
@@ -20,97 +22,19 @@ from sftkit.errors import CorpusError
 KINDS = ("json", "list", "sentence")
 SYSTEM = "Do exactly what is asked."
 
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(text.split())
-
-
-# Key to its possible values; None: a number; (): a made-up word.
-VALUES: dict[str, dict[str, tuple[str, ...] | None]] = {
-    "train": {
-        "name": _words("Anna Omar Mei Lukas Zoe Ivan Rosa Ken Emma Noah Laura Simon"),
-        "city": _words("Oslo Lima Cairo Kyoto Porto Delhi Austin Riga London Paris Rome"),
-        "colour": ("red", "green", "dark blue", "yellow", "black", "white", "light grey"),
-        "job": _words("nurse baker pilot farmer judge teacher welder doctor driver"),
-        "animal": _words("cat horse parrot goat hamster turtle rabbit tiger eagle bear"),
-        "day": _words("Monday Tuesday Wednesday Friday Sunday Saturday"),
-        "country": _words("Peru Norway Ghana Japan Chile Germany Canada Egypt"),
-        "dish": _words("soup pasta rice salad curry bread cheese pizza"),
-        "sport": _words("tennis rowing judo chess football running golf"),
-        "drink": _words("coffee milk water juice cocoa"),
-        "tool": _words("hammer saw drill knife spoon needle"),
-        "material": _words("wood glass stone paper gold silver iron cotton"),
-        "tree": _words("oak pine maple birch willow"),
-        "team": (), "brand": (), "street": (), "planet": (),
-        "age": None, "price": None, "year": None, "floor": None, "speed": None, "seat": None,
-    },
-    "validation": {
-        "owner": ("Paul", "Nadia", "Tom", "Ling", "Vera"),
-        "village": ("Stow", "Murren", "Hallstatt", "Reine"),
-        "fruit": ("apple", "mango", "pear", "cherry"),
-        "distance": None, "score": None,
-    },
-    "test": {
-        "author": ("Ines Moreau", "Carl Berg", "Yuki Tanaka", "Ada Obi", "Sam Ford"),
-        "river": ("Danube", "Volga", "Mekong", "Tagus", "Loire"),
-        "instrument": ("violin", "flute", "drum", "cello", "harp"),
-        "month": ("March", "July", "October", "December", "May"),
-        "weight": None, "room": None,
-    },
-}  # fmt: skip
-NOTES: dict[str, tuple[str, ...]] = {  # how one fact is written
-    "train": (
-        "The {key} is {value}. ",
-        "{key}: {value}\n",
-        "{value} is the {key}. ",
-        "{key} was {value}, ",
-        "* {key}: {value}\n",
-        "{key} ({value}) ",
-        "{key}\t{value}\n",
-    ),
-    "validation": ("{key} -> {value}\n", "For the {key} we have {value}. "),
-    "test": ("{key} = {value}; ", "The {key} given was {value}. "),
-}
-REQUESTS: dict[str, dict[str, tuple[str, ...]]] = {
-    "train": {
-        "json": (
-            "Answer in JSON with the keys {keys}.",
-            "Write a JSON object with these keys: {keys}.",
-            "Return {keys} as JSON.",
-            "Put {keys} into a JSON object.",
-            "Only {keys}, as JSON.",
-            "From this take {keys} and write JSON, nothing else.",
-        ),
-        "list": (
-            "List {keys}, one per line, each after a dash.",
-            "Make a list with a dash before each value: {keys}.",
-            "Answer as a dash list: {keys}.",
-            "Only {keys}. Begin each line with a dash.",
-        ),
-        "sentence": (
-            "Tell me {keys} in one sentence.",
-            "Answer in a single sentence: {keys}?",
-            "Write one sentence that says {keys}.",
-            "What is said about {keys}? A single sentence.",
-        ),
-    },
-    "validation": {
-        "json": ("Give a JSON object. Its keys: {keys}.",),
-        "list": ("{keys}, as a list with dashes, please.",),
-        "sentence": ("In one sentence: what about {keys}?",),
-    },
-    "test": {
-        "json": (
-            "I need JSON. Its keys must be {keys}.",
-            "Extract {keys} and reply with a JSON object only.",
-        ),
-        "list": ("Give me {keys} as dashed lines.", "Reply with a list of dashes for {keys}."),
-        "sentence": ("One sentence, please, with {keys}.", "Sum up {keys} in one sentence."),
-    },
+_TEXTS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+# Split to key to its possible values, or `NUMBER`, or `MADE_UP`.
+NUMBER, MADE_UP = "number", "made up"
+VALUES: dict[str, dict[str, list[str] | str]] = _TEXTS["values"]
+# Split to the ways in which one fact is written.
+NOTES: dict[str, list[str]] = _TEXTS["notes"]
+# Split to kind to the wordings of a request.
+REQUESTS: dict[str, dict[str, list[str]]] = {
+    part: {kind: _TEXTS["requests"][kind][part] for kind in KINDS} for part in VALUES
 }
 FIRST = ("ba", "bo", "da", "fen", "gar", "hil", "kor", "lem", "mir", "nel", "per", "sil", "tor")
 LATER = ("la", "da", "mo", "ra", "ren", "sa", "ta", "va", "wel", "win", "zon", "go", "ka")
-MADE_UP = 0.3  # share of training words that are made up: what is new must be copied, too
+NEW = 0.3  # share of training words that are made up: what is new must be copied, too
 MOST_KEYS = 3  # asked for at a time
 NUMBERS = (2, 98)
 
@@ -203,18 +127,25 @@ def facts(part: str, known: Sequence[str], generator: Any) -> tuple[str, dict[st
     found: dict[str, str | int] = {}
     for key in keys:
         values = VALUES[part][key]
-        if values is None:
+        if values == NUMBER:
             found[key] = int(generator.integers(*NUMBERS))
-        elif not values or (part == "train" and generator.random() < MADE_UP):
-            later = [drawn(LATER, generator) for _ in range(int(generator.integers(1, 3)))]
-            found[key] = "".join([drawn(FIRST, generator), *later]).capitalize()
+        elif values == MADE_UP:
+            found[key] = _made_up(generator).capitalize()
         else:
-            found[key] = drawn(values, generator)
+            found[key] = value = drawn(values, generator)
+            if part == "train" and generator.random() < NEW:
+                new = _made_up(generator)
+                found[key] = new if value.islower() else new.capitalize()
     form = drawn(NOTES[part], generator)
     notes = "".join(form.format(key=key, value=value) for key, value in found.items()).strip()
     asked = [keys[i] for i in generator.permutation(len(keys))]
     asked = asked[: int(generator.integers(1, MOST_KEYS + 1))]
     return notes, {key: found[key] for key in asked}
+
+
+def _made_up(generator: Any) -> str:
+    later = [drawn(LATER, generator) for _ in range(int(generator.integers(1, 3)))]
+    return "".join([drawn(FIRST, generator), *later])
 
 
 def right_answer(kind: str, expected: dict[str, str | int]) -> str:

@@ -34,6 +34,9 @@ def source_hash(notebook: Any) -> str:
 def package_hash(code: Iterable[str] | None = None, package: Path = PACKAGE) -> str:
     """Hash of the modules that compute numbers, whatever the line ends of the checkout.
 
+    A data file counts with the module that has its name: ``instructions.toml`` with
+    ``instructions.py``.
+
     Args:
         code: A notebook's code cells: only the modules that they import count, and what those
             import in turn. None, or code that is not plain Python: all modules count.
@@ -49,6 +52,9 @@ def package_hash(code: Iterable[str] | None = None, package: Path = PACKAGE) -> 
             continue
         if used is None or name in used:
             parts.append([name, sha256_text(path.read_text(encoding="utf-8"))])
+            data = path.with_suffix(".toml")  # what ``module.py`` keeps beside it
+            if data.exists():
+                parts.append([data.name, sha256_text(data.read_text(encoding="utf-8"))])
     return of_json(parts)
 
 
