@@ -6,8 +6,9 @@
     python benchmarks/instruction.py --minutes 60    # begin no run after an hour
 
 What is compared with each other has three seeds each: ``live`` (the notebook's own
-parameters), ``all`` (every parameter trained), ``top`` (the last blocks alone) and the
-learning rates. The others have one: a difference within the range of three seeds is none.
+parameters), ``all`` (every parameter trained), ``top`` (the last blocks alone), the
+learning rates and the numbers of conversations. Of other jobs, documentation has three. The
+rest have one: a difference within the range of three seeds is none.
 
 It may be interrupted at any time: a finished run is in the records, an unfinished one goes on
 from its last checkpoint. A record counts until it is made again with ``--force``.
@@ -33,7 +34,7 @@ GROUPS = (
     "all",
     "top",
     "rates",
-    "thousand",
+    "sizes",
     "documentation",
     "languages",
     "neftune",
@@ -44,9 +45,10 @@ GROUPS = (
 )
 SEEDS = (0, 1, 2)
 RATES = (5e-4, 1e-3, 4e-3)
+SIZES = (150, 300)
 # Of every run: more held-out tasks than the notebook answers, and no time for the clock.
 COMMON = {"eval_rows": 48, "steps_timed": 4}
-MORE = {"eval_rows": 96}  # of the other jobs, whose kinds of question are looked at apart
+MORE = {"eval_rows": 96}  # of what has a goal, and of jobs whose kinds are looked at apart
 # For the estimate: seconds of one thread per training conversation, and for all the rest (a run
 # of 60 conversations and 12 tasks took 273 of processor time beside other work, 2026-11-23).
 PER_ROW = {"lora": 0.4, "all": 0.55, "top-6": 0.3}
@@ -70,7 +72,7 @@ class Job(campaign.Job):
     def seconds(self) -> float:
         """An estimate for one thread."""
         p = self.parameters
-        rows = p.get("train_rows", 360) * p.get("epochs", 1.0)
+        rows = p.get("train_rows", 600) * p.get("epochs", 1.0)
         rows *= LONGER.get(p.get("data", ""), 1.0)
         more = PER_NEW_TASK * p.get("new_tasks", 0)
         more += PER_TEACHER_ANSWER * p.get("teacher_answers", 0)
@@ -81,14 +83,17 @@ class Job(campaign.Job):
 def jobs() -> list[Job]:
     """All runs, important ones first."""
     return [
-        *(_job("live", seed) for seed in SEEDS),
-        *(_job("all", seed, train="all", lr=2e-4) for seed in SEEDS),
-        *(_job("top", seed, train="top-6", lr=1e-3) for seed in SEEDS),
-        # With the notebook's own, 2e-3, each twice the one before.
+        *(_job("live", seed, **MORE) for seed in SEEDS),
+        *(_job("all", seed, train="all", lr=2e-4, **MORE) for seed in SEEDS),
+        *(_job("top", seed, train="top-6", lr=1e-3, **MORE) for seed in SEEDS),
+        # Each twice the one before, with the notebook's own, 2e-3.
         *(_job("rates", seed, lr=lr) for lr in RATES for seed in SEEDS),
-        _job("thousand", 0, train="all", lr=2e-4, train_rows=1_000),
-        *(_job("documentation", seed, data="documentation", **MORE) for seed in SEEDS),
-        _job("languages", 0, data="languages", **MORE),
+        *(_job("sizes", seed, train_rows=rows) for rows in SIZES for seed in SEEDS),
+        *(
+            _job("documentation", seed, data="documentation", train_rows=360, **MORE)
+            for seed in SEEDS
+        ),
+        _job("languages", 0, data="languages", train_rows=360, **MORE),
         _job("neftune", 0, neftune=5.0),
         *(_job("prompt_weight", 0, prompt_weight=weight) for weight in (0.1, 1.0)),
         # Few training rows: where all answers are right already there is nothing to gain.
