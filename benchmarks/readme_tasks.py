@@ -152,19 +152,28 @@ def _summaries(runs: Sequence[Record]) -> list[list[str]]:
 
 
 def _instruction(runs: Sequence[Record]) -> list[list[str]]:
-    rows = []
-    names = {"live": "LoRA", "all": "all parameters", "thousand": "all parameters"}
+    names = {
+        "sizes": "LoRA",
+        "live": "LoRA",
+        "all": "all parameters",
+        "top": "the last {} blocks",
+    }
+    groups: dict[tuple[str, int], list[Record]] = {}
     for group, name in names.items():
-        mine = [r for r in runs if r["group"] == group]
-        if not mine:
-            continue
-        before, few, after = (
-            over(mine, lambda r, key=key: 100 * r["metrics"][key]["value"])
-            for key in ("following_before", "following_few_shot", "following")
-        )
-        on = f"{mine[0]['metrics']['train_rows']:,} conversations"
-        trained = statistics.median(r["metrics"]["seconds"]["training"] for r in mine)
-        rows.append([f"13 instructions, {name}", on, "done as asked",
-                     f"untrained: {before}; with examples: {few}", "", after,
-                     f"{trained:,.0f}"])  # fmt: skip
-    return rows
+        for run in (r for r in runs if r["group"] == group):
+            last = run["parameters"].get("train", "").removeprefix("top-")
+            what = (f"13 instructions, {name.format(last)}", run["metrics"]["train_rows"])
+            groups.setdefault(what, []).append(run)
+    return [
+        [what, f"{rows:,} conversations", "done as asked", *_before_and_after(mine)]
+        for (what, rows), mine in groups.items()
+    ]
+
+
+def _before_and_after(runs: Sequence[Record]) -> list[str]:
+    before, few, after = (
+        over(runs, lambda r, key=key: 100 * r["metrics"][key]["value"])
+        for key in ("following_before", "following_few_shot", "following")
+    )
+    trained = statistics.median(r["metrics"]["seconds"]["training"] for r in runs)
+    return [f"untrained: {before}; with examples: {few}", "", after, f"{trained:,.0f}"]
