@@ -56,7 +56,7 @@ def _words(part):
 
 
 TASK = {
-    kind: Task(kind, "", instructions.right_answer(kind, expected), expected)
+    kind: Task(kind, "", instructions.right_answer(kind, expected), expected, ("Ada Obi", 70))
     for kind in KINDS
     for expected in [{"river": "Tagus", "room": 7}]
 }
@@ -79,7 +79,16 @@ TASK = {
         ("list", "- Tagus", "too few lines"),
         ("list", "- Tagus\n- 7\n- May", "too many lines"),
         ("list", "- 7\n- Tagus", "wrong values"),
-        ("sentence", "Room 7 looks at the Tagus.", ""),
+        ("list", "- Tagus\n- 77", "wrong values"),
+        ("list", "- Tagus.\n- Room: 7", ""),
+        ("list", "- room: Tagus\n- 7", "wrong values"),
+        ("list", "- river = Tagus; room = 7\n- river = Tagus; room = 7", "wrong values"),
+        ("sentence", "Room 7 looks at the river Tagus.", ""),
+        ("sentence", "The river and the room are Tagus and 7.", ""),
+        ("sentence", "Tagus is the river, and 7 the room!", ""),
+        ("sentence", "Room 7 looks at the Tagus.", "a key is missing"),
+        ("sentence", "The room is Tagus and the river is 7.", "wrong values"),
+        ("sentence", "The river is Tagus, the room is 7 and Ada Obi wrote.", "says more"),
         ("sentence", "The room is 7. The river is Tagus.", "more than one sentence"),
         ("sentence", "The river is Tagus", "not one sentence"),
         ("sentence", "The river is Tagus and the room is 77.", "wrong values"),
@@ -88,6 +97,25 @@ TASK = {
 )
 def test_wrong_answers_are_named(kind, answer, says):
     assert wrong(TASK[kind], answer) == says
+
+
+def test_two_keys_may_have_one_value():
+    expected = {"weight": 7, "river": "Tagus", "room": 7}
+    task = Task("sentence", "", "", expected)
+    assert wrong(task, "The weight is 7, the river is Tagus and the room is 7.") == ""
+    assert wrong(task, "Weight and room are 7, the river is Tagus.") == ""
+    assert wrong(task, "The weight is Tagus, the river is 7 and the room is 7.") == "wrong values"
+    assert (
+        wrong(Task("sentence", "", "", {"weight": 7, "room": 7}, (7,)), "Weight and room: 7.")
+        == ""
+    )
+
+
+def test_what_was_not_asked_for_is_known():
+    for part in VALUES:
+        for task in tasks(part, 60):
+            for value in map(str, (*task.expected.values(), *task.others)):
+                assert value in task.prompt
 
 
 def test_no_constant_answer_does_well():

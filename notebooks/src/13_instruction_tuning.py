@@ -50,7 +50,7 @@ steps_timed: int = 24  # tokens generated to time the cache
 new_tasks: int = 5  # instructions without answers, for rejection sampling
 teacher_answers: int = 10  # of the large model, for a small one
 small_texts: int = 48  # news texts from which a small model learns letters
-seed: int = 0  # of the adapters, the order of the data, and the sampling
+seed: int = 0  # of the training tasks, the adapters, the order, and the sampling
 out: str = ""  # folder for results; empty means: show only
 resume: bool = False  # go on from the last checkpoint in out
 
@@ -472,9 +472,10 @@ assert "<script" not in page
 # all that was asked.
 
 # %%
+# The same test for every seed; none that was looked at while this notebook was written.
+TEST_SEED = 7_000
 train_tasks = job.tasks("train", train_rows, seed)
-# Other test tasks than those that were looked at while this notebook was written.
-test_tasks = job.tasks("test", eval_rows, seed + 7_000)
+test_tasks = job.tasks("test", eval_rows, TEST_SEED)
 show.table(
     [
         (task.kind, task.prompt, task.answer)
@@ -486,7 +487,8 @@ show.table(
 
 # %% [markdown]
 # What is tested must not have been learnt by heart. Keys, words, wordings of the request and
-# forms of the notes are different ones in training and test.
+# forms of the notes are different ones in training and test. Numbers alone are drawn from one
+# range for both.
 
 # %%
 show.table(
@@ -504,24 +506,32 @@ show.table(
 )
 for attribute in (instructions.VALUES, instructions.NOTES):
     assert not set(attribute["train"]) & set(attribute["test"])
+for kind in instructions.KINDS:
+    wordings = [set(instructions.REQUESTS[part][kind]) for part in ("train", "test")]
+    assert not wordings[0] & wordings[1]
 
 # %% [markdown]
-# The judge, on answers of ours:
+# The judge, on answers of ours. It must not let through what only looks right: two values that
+# have changed places, or a fact that nobody asked for.
 
 # %%
-notes_tasks = instructions.tasks("test", eval_rows, seed + 7_000)
-task = next(t for t in notes_tasks if t.kind == "json" and len(t.expected) > 1)
-tries = [
-    task.answer,
-    f"Here you are:\n{task.answer}",
-    json.dumps(dict(list(task.expected.items())[:1])),
-    json.dumps(dict.fromkeys(task.expected, "Rhine")),
-]
-show.table(
-    [(text, instructions.wrong(task, text) or "right") for text in tries],
-    ("answer", "verdict"),
-    task.prompt,
-)
+notes_tasks = instructions.tasks("test", 60, TEST_SEED)
+for kind in ("json", "sentence"):
+    task = next(t for t in notes_tasks if t.kind == kind and len(t.expected) > 1)
+    keys, values = list(task.expected), list(task.expected.values())
+    turned = dict(zip(keys, [*values[1:], values[0]], strict=True))
+    tries = [
+        task.answer,
+        f"Here you are:\n{task.answer}",
+        instructions.right_answer(kind, dict(list(task.expected.items())[:1])),
+        instructions.right_answer(kind, turned),
+        f"{task.answer[:-1]}, and {task.others[0]} too." if task.others else "",
+    ]
+    show.table(
+        [(text, instructions.wrong(task, text) or "right") for text in tries],
+        ("answer", "verdict"),
+        task.prompt,
+    )
 
 # %% [markdown]
 # Two more jobs come with the course; the parameter `data` chooses.
@@ -534,11 +544,11 @@ show.table(
 #   for the test's keys (the river, the author) are never trained on: the model must know them.
 
 # %%
-asked_of_docs = documentation.tasks("test", 200, seed + 7_000)
+asked_of_docs = documentation.tasks("test", 200, TEST_SEED)
 show.table(
     [
         (t.kind, t.prompt, t.answer)
-        for t in (*asked_of_docs[:3], *languages.tasks("test", 2, seed + 7_000))
+        for t in (*asked_of_docs[:3], *languages.tasks("test", 2, TEST_SEED))
     ],
     ("kind", "prompt", "a right answer"),
     "Held-out tasks of the two other jobs",
@@ -566,8 +576,12 @@ show.table(
 # %% [markdown]
 # ## 7. Before training: three baselines
 #
-# The untrained model; the same model with two solved examples in the prompt (few-shot, no
-# training at all); and the best constant answer.
+# The model as it was downloaded; the same model with a solved example of each kind in the
+# prompt (few-shot, no training at all); and the most frequent right answer of the training
+# tasks, given to every task. SmolLM2-Instruct was tuned on instructions by its makers. What
+# follows is a second tuning, to one narrow job.
+#
+# An answer may have `most_tokens` tokens. One without a stop token until then is cut, and wrong.
 
 
 # %%
@@ -577,7 +591,7 @@ def examine(net, prompts=None, tasks=None):
     prompts = prompts or [t.messages(answered=False) for t in tasks]
     found = ask(net, tokenizer, prompts, most_tokens)
     wrong = [
-        job.wrong(t, text) or ("" if c.stopped else "does not stop")
+        job.wrong(t, text) or ("" if c.stopped else "too long")
         for t, (text, c) in zip(tasks, found, strict=True)
     ]
     texts = [text for text, _ in found]
@@ -593,23 +607,25 @@ def examine(net, prompts=None, tasks=None):
 
 # %%
 before = examine(chat)
-shots = train_tasks[:2]
+shots = [next(t for t in train_tasks if t.kind == kind) for kind in job.KINDS]
 few = test_tasks[: max(6, eval_rows // 3)]
 few_shot = examine(chat, [job.few_shot(t, shots) for t in few], few)
 common = Counter(t.answer for t in train_tasks).most_common(1)[0][0]
 constant = sum(not job.wrong(t, common) for t in test_tasks)
+right_of_few = sum(not w for w in before["wrong"][: len(few)])
 show.table(
     [
-        ("untrained", before["n"], before["right"], before["stopped"]),
+        ("as downloaded", before["n"], before["right"], before["stopped"]),
+        ("the same, on the tasks below", len(few), right_of_few, ""),
         (
-            "two examples in the prompt",
+            f"{len(shots)} examples in the prompt",
             few_shot["n"],
             few_shot["right"],
             few_shot["stopped"],
         ),
         (f"always {common!r}", eval_rows, constant, eval_rows),
     ],
-    ("baseline", "tasks", "right", "stopped"),
+    ("baseline", "tasks", "right", f"stops within {most_tokens} tokens"),
 )
 
 # %% [markdown]
@@ -618,8 +634,43 @@ show.table(
 # %%
 show.table(
     [(before["wrong"][i] or "right", before["answers"][i][:160]) for i in range(6)],
-    ("verdict", "untrained answer"),
+    ("verdict", "answer as downloaded"),
 )
+
+# %% [markdown]
+# And what must not get worse? Ten plain questions are the **regression set**. They are asked now,
+# and again in section 12.
+
+# %%
+import re
+
+FACTS = {
+    "What is the capital of France?": "Paris",
+    "How many days has a week?": "7|seven",
+    "What is the opposite of hot?": "cold",
+    "Which colour has snow?": "white",
+    "What do bees make?": "honey",
+    "How many legs does a spider have?": "8|eight",
+    "Which planet do we live on?": "earth",
+    "What is two plus three?": "5|five",
+    "What do you call frozen water?": "ice",
+    "In which country is Rome?": "Italy",
+}
+
+
+def known_facts(net):
+    """Answers to the regression set, and which of them hold the right word."""
+    prompts = [[{"role": "user", "content": q}] for q in FACTS]
+    texts = [text for text, _ in ask(net, tokenizer, prompts, 24)]
+    right = [
+        bool(re.search(rf"\b({fact})\b", text, re.IGNORECASE))
+        for fact, text in zip(FACTS.values(), texts, strict=True)
+    ]
+    return texts, right
+
+
+facts_before, known_before = known_facts(chat)
+print(f"as downloaded: {sum(known_before)} of {len(FACTS)} right")
 
 # %% [markdown]
 # ## 8. Low-rank adapters
@@ -923,7 +974,7 @@ def stop_rate(found):
 # %%
 table = [
     ("does what is asked", rate(before), rate(after)),
-    ("stops", stop_rate(before), stop_rate(after)),
+    (f"stops within {most_tokens} tokens", stop_rate(before), stop_rate(after)),
     (
         "words of the right answer, F1",
         *(f"{100 * x['f1']:.0f} %" for x in (before, after)),
@@ -1216,29 +1267,22 @@ print("the program as judge:", judge.result())
 blind.box()
 
 # %% [markdown]
-# **A regression set** holds what must not get worse. Here: four facts that the model knew.
+# **The regression set** of section 7, again. What was right before and is wrong now was broken
+# by training.
 
 # %%
-regression = [
-    ("What is the capital of France?", "Paris"),
-    ("How many days has a week?", "7|seven"),
-    ("What is the opposite of hot?", "cold"),
-    ("Which colour has snow?", "white"),
-]
-said = ask(
-    chat, tokenizer, [[{"role": "user", "content": q}] for q, _ in regression], 24
-)
-kept_facts = [
-    any(word.lower() in text.lower() for word in fact.split("|"))
-    for (_, fact), (text, _) in zip(regression, said, strict=True)
-]
+facts_after, known_after = known_facts(chat)
 show.table(
     [
-        (q, text, "yes" if ok else "no")
-        for (q, _), (text, _), ok in zip(regression, said, kept_facts, strict=True)
+        (q, first, "yes" if a else "no", then, "yes" if b else "no")
+        for q, first, a, then, b in zip(
+            FACTS, facts_before, known_before, facts_after, known_after, strict=True
+        )
     ],
-    ("question", "answer after training", "still right"),
+    ("question", "before", "right", "after", "right"),
 )
+broken = sum(a and not b for a, b in zip(known_before, known_after, strict=True))
+print(f"right before: {sum(known_before)}; of these wrong now: {broken}")
 
 # %% [markdown]
 # ## 13. Preference tuning
@@ -1626,7 +1670,11 @@ right_first = sum(not w for w in after["wrong"][: len(asked)])
 show.table(
     [
         ("trained once", len(asked), right_first),
-        (f"and on {len(again)} more answers", len(asked), after_again["right"]),
+        (
+            f"and on {len(again)} {'of its own' if kept.talks else 'written'} answers",
+            len(asked),
+            after_again["right"],
+        ),
     ],
     ("model", "held-out tasks", "right"),
 )
@@ -1788,7 +1836,7 @@ show.table(
 # %%
 lessons = job.tasks("train", teacher_answers, seed + 2_000)
 teacher_said = [
-    text[:200]
+    text[:200]  # what a random model writes can be longer
     for text, _ in ask(
         chat, tokenizer, [t.messages(answered=False) for t in lessons], most_tokens
     )
@@ -1831,17 +1879,21 @@ print("learnt:", words_of.decode(one["labels"][0][one["labels"][0] >= 0].tolist(
 
 
 # %%
+LONGEST = 96  # letters
+
+
 def small_answers(tasks):
     """What the small model writes, and the verdict on it."""
     found = []
     for t in tasks:
         stop = [words_of.sep_token_id]
         start = [words_of(t.prompt)["input_ids"]]
-        said = sampling.continue_all(pupil, start, 60, stop=stop)[0]
+        said = sampling.continue_all(pupil, start, LONGEST, stop=stop)[0]
         small = {k: str(v).lower() for k, v in t.expected.items()}
+        others = tuple(str(v).lower() for v in t.others)
         text = words_of.decode(said.ids)
-        verdict = job.wrong(replace(t, expected=small), text)
-        found.append((text, verdict if said.stopped else "does not stop"))
+        verdict = job.wrong(replace(t, expected=small, others=others), text)
+        found.append((text, verdict if said.stopped else "too long"))
     return found
 
 
@@ -1872,8 +1924,9 @@ small_said = small_answers(tests_there)
 small_losses = [
     (f"{a:.2f}", f"{b:.2f}") for a, b in zip(small_before, small_after, strict=True)
 ]
-FORM = ("", "wrong values", "wrong keys", "too few lines", "too many lines")
-FORM += ("another call", "other arguments", "a name is missing")
+# Of the right form: JSON, lines with dashes, one sentence that names what was asked for.
+FORM = ("", "wrong values", "wrong keys", "too few lines", "too many lines", "says more")
+FORM += ("another call", "other arguments")
 small_form = sum(verdict in FORM for _, verdict in small_said)
 small_right = sum(not verdict for _, verdict in small_said)
 show.table(
@@ -2531,7 +2584,9 @@ metrics = {
     "answer_loss": answer_after,
     "news_perplexity_before": perplexity(news_before, 1),
     "news_perplexity": perplexity(news_after, 1),
-    "regression_kept": sum(kept_facts) / len(kept_facts),
+    "regression_before": sum(known_before) / len(FACTS),
+    "regression": sum(known_after) / len(FACTS),
+    "regression_broken": broken / len(FACTS),
     "train_rows": len(train_set),
     "seconds": {"training": fit_seconds, "notebook": time.perf_counter() - started},
 }

@@ -135,7 +135,8 @@ def tasks(part: str, n: int, seed: int = 0) -> list[Task]:
         question = drawn(WORDINGS[part], draw).format(purpose=right.purpose)
         listed = "\n".join(f"- {text}" for text in shown)
         prompt = f"Calls in {right.module}:\n{listed}\n{question}"
-        return Task(right.kind, prompt, right.text, {"call": right.text})
+        rest = tuple(call.text for call in chosen[1:])
+        return Task(right.kind, prompt, right.text, {"call": right.text}, rest)
 
     return distinct(make, LIBRARIES, part, n, seed)
 

@@ -48,12 +48,14 @@ class Task:
         prompt: What the user says.
         answer: One right answer, in the form that is trained.
         expected: Key to value, in the order asked for.
+        others: The values in the notes that were not asked for.
     """
 
     kind: str
     prompt: str
     answer: str
     expected: dict[str, str | int]
+    others: tuple[str | int, ...] = ()
 
     def messages(self, answered: bool = True) -> list[Message]:
         """As turns, with the answer or ready to be answered."""
@@ -106,9 +108,9 @@ def distinct(
 
 
 def _task(part: str, kind: str, generator: Any) -> Task:
-    notes, expected = facts(part, list(VALUES[part]), generator)
+    notes, expected, others = facts(part, list(VALUES[part]), generator)
     request = drawn(REQUESTS[part][kind], generator).format(keys=listed(list(expected)))
-    return Task(kind, f"{notes}\n{request}", right_answer(kind, expected), expected)
+    return Task(kind, f"{notes}\n{request}", right_answer(kind, expected), expected, others)
 
 
 def drawn(choices: Sequence[Any], generator: Any) -> Any:
@@ -116,8 +118,10 @@ def drawn(choices: Sequence[Any], generator: Any) -> Any:
     return choices[int(generator.integers(len(choices)))]
 
 
-def facts(part: str, known: Sequence[str], generator: Any) -> tuple[str, dict[str, str | int]]:
-    """Notes about three or four keys, and the facts that are asked for.
+def facts(
+    part: str, known: Sequence[str], generator: Any
+) -> tuple[str, dict[str, str | int], tuple[str | int, ...]]:
+    """Notes about three or four keys, the facts that are asked for, and the other values.
 
     Args:
         known: The keys to choose from.
@@ -140,7 +144,8 @@ def facts(part: str, known: Sequence[str], generator: Any) -> tuple[str, dict[st
     notes = "".join(form.format(key=key, value=value) for key, value in found.items()).strip()
     asked = [keys[i] for i in generator.permutation(len(keys))]
     asked = asked[: int(generator.integers(1, MOST_KEYS + 1))]
-    return notes, {key: found[key] for key in asked}
+    others = tuple(value for key, value in found.items() if key not in asked)
+    return notes, {key: found[key] for key in asked}, others
 
 
 def _made_up(generator: Any) -> str:
@@ -159,29 +164,61 @@ def right_answer(kind: str, expected: dict[str, str | int]) -> str:
 
 
 def wrong(task: Task, answer: str) -> str:
-    """What is wrong with an answer, in a few words; "" when it does what was asked."""
+    """What is wrong with an answer, in a few words; "" when it does what was asked.
+
+    JSON must hold the keys and their values, and a list one line with each value (perhaps after
+    its key and a colon), in the order asked for. A sentence must name keys and values in the
+    same order, and no other value of the notes.
+    """
     answer = answer.strip()
     if not answer:
         return "empty"
-    values = [str(value) for value in task.expected.values()]
     if task.kind == "json":
         return _wrong_json(task, answer)
     if task.kind == "list":
-        lines = answer.splitlines()
-        if not all(line.startswith("- ") for line in lines):
-            return "not a list of dashes"
-        held = [line[2:].strip() for line in lines]
-        if len(held) != len(values):
-            return "too many lines" if len(held) > len(values) else "too few lines"
-        missing = any(v not in h for v, h in zip(values, held, strict=True))
-        return "wrong values" if missing else ""
+        return _wrong_list(task, answer)
+    return _wrong_sentence(task, answer)
+
+
+def _wrong_list(task: Task, answer: str) -> str:
+    lines = answer.splitlines()
+    if not all(line.startswith("- ") for line in lines):
+        return "not a list of dashes"
+    if len(lines) != len(task.expected):
+        return "too many lines" if len(lines) > len(task.expected) else "too few lines"
+    for line, (key, value) in zip(lines, task.expected.items(), strict=True):
+        held = line[2:].strip().rstrip(".,;")
+        if held not in (str(value), f"{key}: {value}", f"{key.capitalize()}: {value}"):
+            return "wrong values"
+    return ""
+
+
+def _wrong_sentence(task: Task, answer: str) -> str:
     if "\n" in answer or not answer.endswith((".", "!")):
         return "not one sentence"
     if re.search(r"[.!?]\s", answer):
         return "more than one sentence"
-    words = re.findall(r"\w+", answer)
-    said = all(all(word in words for word in re.findall(r"\w+", v)) for v in values)
-    return "" if said else "wrong values"
+    keys = {key: _places(key, answer, re.IGNORECASE) for key in task.expected}
+    if not all(keys.values()):
+        return "a key is missing"
+    values: list[tuple[int, str]] = []
+    for value in map(str, task.expected.values()):
+        places = _places(value, answer)
+        if not places:
+            return "wrong values"
+        again = sum(known == value for _, known in values)  # two keys may have one value
+        values.append((places[min(again, len(places) - 1)], value))
+    named = sorted(task.expected, key=lambda key: keys[key][0])
+    if [str(task.expected[key]) for key in named] != [value for _, value in sorted(values)]:
+        return "wrong values"
+    asked = {str(value) for value in task.expected.values()}
+    more = any(str(v) not in asked and _places(str(v), answer) for v in task.others)
+    return "says more" if more else ""
+
+
+def _places(words: str, text: str, flags: int = 0) -> list[int]:
+    """Where whole words begin in a text."""
+    return [m.start() for m in re.finditer(rf"(?<!\w){re.escape(words)}(?!\w)", text, flags)]
 
 
 def _wrong_json(task: Task, answer: str) -> str:

@@ -94,11 +94,11 @@ def tasks(part: str, n: int, seed: int = 0) -> list[Task]:
     def make(number: int, generator: Any) -> Task:
         kind = KINDS[number % len(KINDS)]
         known = [key for key in VALUES[part] if key in NAMES]
-        notes, expected = instructions.facts(part, known, generator)
+        notes, expected, others = instructions.facts(part, known, generator)
         request = drawn(REQUESTS[part][kind], generator)
         request = request.format(keys=instructions.listed([f"the {key}" for key in expected]))
         request = request[0].upper() + request[1:]
-        return Task(kind, f"{notes}\n{request}", right_answer(kind, expected), expected)
+        return Task(kind, f"{notes}\n{request}", right_answer(kind, expected), expected, others)
 
     return distinct(make, VALUES, part, n, seed)
 
