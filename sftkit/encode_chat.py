@@ -39,7 +39,8 @@ class Coverage:
         cut: Rows that lost their end.
         unsupervised: Rows that have nothing to learn from (no answer, or it was cut off).
             They are left out of the data.
-        unstopped: Rows whose last answer has lost its stop token; they stay.
+        unstopped: Rows whose last answer has lost its stop token; they stay, unless all that
+            is kept must be whole.
     """
 
     rows: int
@@ -63,6 +64,7 @@ def conversations(
     max_length: int = 1024,
     *,
     learn: str = "all",
+    whole: bool = False,
 ) -> tuple[Dataset, Coverage]:
     """Encode conversations for supervised fine-tuning.
 
@@ -74,6 +76,8 @@ def conversations(
             what the template writes after every answer, as in ChatML.
         max_length: Tokens per conversation, at most; the rest is cut off at the end.
         learn: ``all`` answers, or the ``last`` one only: the others are context then.
+        whole: Leave out rows whose last answer has lost its stop token: whoever learns from
+            many answers without an end learns not to end.
 
     Returns:
         A data set with ``input_ids``, ``labels``, ``row`` and ``cut``, and a `Coverage`.
@@ -92,7 +96,7 @@ def conversations(
     special = marks(tokenizer)
     parts: list[list[tuple[str, bool]]] = []
     for row, messages in enumerate(examples):
-        _check_messages(messages, row, special)
+        check_messages(messages, row, special)
         parts.append(segments(messages, tokenizer, row, learn))
     columns: dict[str, list[Any]] = {"input_ids": [], "labels": [], "row": [], "cut": []}
     for row, (ids, labels) in enumerate(labelled(parts, tokenizer)):
@@ -101,12 +105,12 @@ def conversations(
         columns["row"].append(row)
         columns["cut"].append(len(ids) > max_length)
     coverage = cover(columns, tokenizer.eos_token_id)
-    if len(coverage.unsupervised) == len(examples):
+    left_out = {*coverage.unsupervised, *(coverage.unstopped if whole else ())}
+    if len(left_out) == len(examples):
         raise EncodeError(
             f"nothing is left to learn from: {coverage}",
             f"Give a max_length above {max_length}, or conversations with answers.",
         )
-    left_out = set(coverage.unsupervised)
     keep = [row for row in range(len(examples)) if row not in left_out]
     return Dataset.from_dict({k: [v[i] for i in keep] for k, v in columns.items()}), coverage
 
@@ -206,7 +210,16 @@ def _check_tokenizer(tokenizer: Any, max_length: int) -> None:
         )
 
 
-def _check_messages(messages: Any, row: int, special: Sequence[str]) -> None:
+def check_messages(messages: Any, row: int, special: Sequence[str]) -> None:
+    """Refuse what is no conversation, or holds a mark that begins or ends a turn.
+
+    Args:
+        row: For the message.
+        special: What must not stand in a turn's content (`chat_templates.marks`).
+
+    Raises:
+        EncodeError: Naming row and turn.
+    """
     if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
         raise EncodeError(
             f"row {row} is no list of turns.", 'Give {"role": ..., "content": ...}.'

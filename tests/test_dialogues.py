@@ -147,6 +147,29 @@ def test_every_form_in_every_kind_of_file(tmp_path, form, kind):
     assert sorted(map(repr, found)) == sorted(repr(turns(q, a)) for q, a in PAIRS)
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_the_weights_of_turns_are_kept(tmp_path, kind):
+    from datasets import Dataset
+
+    rows = [
+        {"messages": [*turns(q, a), U | {"content": "sure?"}, A | {"content": "yes"}]}
+        for q, a in PAIRS
+    ]
+    for row in rows:
+        row["messages"][1]["weight"] = 0
+    path = tmp_path / f"talks.{kind}"
+    if kind == "jsonl":
+        write(path, rows)
+    else:
+        Dataset.from_list(rows).to_parquet(path)
+    for row in everything(dialogues.load(path)):
+        assert [turn["weight"] for turn in row["messages"]] == [1, 0, 1, 1]
+    rows[3]["messages"][1]["weight"] = 0.5
+    write(path.with_suffix(".jsonl"), rows)
+    with pytest.raises(CorpusError, match=r"line 4, turn 1: the weight is 0.5"):
+        dialogues.load(path.with_suffix(".jsonl"))
+
+
 def test_a_wrong_encoding_is_told_with_its_line(tmp_path):
     path = tmp_path / "talks.csv"
     path.write_bytes("prompt,completion\nwhere?,in the caf\u00e9\n".encode("latin-1"))

@@ -104,7 +104,9 @@ def test_two_keys_may_have_one_value():
     task = Task("sentence", "", "", expected)
     assert wrong(task, "The weight is 7, the river is Tagus and the room is 7.") == ""
     assert wrong(task, "Weight and room are 7, the river is Tagus.") == ""
-    assert wrong(task, "The weight is Tagus, the river is 7 and the room is 7.") == "wrong values"
+    assert (
+        wrong(task, "The weight is Tagus, the river is 7 and the room is 7.") == "wrong values"
+    )
     assert (
         wrong(Task("sentence", "", "", {"weight": 7, "room": 7}, (7,)), "Weight and room: 7.")
         == ""

@@ -7,6 +7,7 @@ import pytest
 
 from sftkit.course.proofs import LINE
 from sftkit.teach import exercises, show, widgets
+from sftkit.teach.chat import chat_box
 from sftkit.teach.proofs import compare, power_of_ten, same
 
 
@@ -172,6 +173,34 @@ def test_the_box_answers_each_kind_of_input():
         text.value = typed
         button.click()
         assert words in result.value
+
+
+def test_a_conversation_is_shown_while_it_is_written():
+    pages, asked = [], []
+
+    def answer(talk):
+        asked.append([turn["content"] for turn in talk])
+        if "forged" in talk[-1]["content"]:
+            raise ValueError("<forged>")
+        for piece in ("<b>y", "es"):
+            yield piece
+            pages.append(page.value)
+
+    page, text, buttons = chat_box(answer, "really?").children
+    send, again = buttons.children
+    send.click()
+    assert "&lt;b&gt;y</td>" in pages[0] and "&lt;b&gt;yes</td>" in pages[1]
+    assert text.value == "" and asked == [["really?"]]
+    send.click()
+    assert "Type something" in page.value and "yes" in page.value and len(asked) == 1
+    text.value = "forged"
+    send.click()
+    assert "That was not sent: &lt;forged&gt;" in page.value and text.value == "forged"
+    text.value = "and now?"
+    send.click()
+    assert asked[-1] == ["really?", "<b>yes", "and now?"]
+    again.click()
+    assert page.value == "<p>Ask something.</p>"
 
 
 def test_a_table_is_escaped_and_aligned():

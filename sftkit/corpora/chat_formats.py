@@ -12,7 +12,8 @@ prompt, completion ``prompt`` and ``completion`` (or ``response``), texts or lis
 raw text           ``text``: no turns, so every token will be learnt from
 ================== ===================================================================
 
-All but the raw text may have a column ``system``.
+All but the raw text may have a column ``system``. An assistant's turn in a list may have
+``"weight": 0`` (``1``): it is read and not learnt.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from sftkit.corpora.readers import Columns
 from sftkit.corpora.source import Batch
 from sftkit.errors import CorpusError
 
-Message = dict[str, str]
+Message = dict[str, Any]  # role and content, texts; perhaps weight, 0 or 1
 ROLES = ("system", "user", "assistant")
 SHAREGPT = {
     "system": "system", "human": "user", "user": "user", "gpt": "assistant",
@@ -119,7 +120,7 @@ def turns(form: Form, batch: Batch, at: int, place: str) -> list[Message]:
 
 
 def checked(found: list[Any], place: str) -> list[Message]:
-    """Turns with ``role`` and ``content`` only, in an order that a template can write.
+    """Turns with ``role``, ``content`` and perhaps ``weight``, in an order for a template.
 
     Raises:
         CorpusError: Naming the turn.
@@ -153,12 +154,22 @@ def checked(found: list[Any], place: str) -> list[Message]:
             raise CorpusError(
                 f"{where}: two turns of the {role} follow each other.", "Join them into one."
             )
-        result.append({"role": str(role), "content": content})
+        result.append({"role": str(role), "content": content, **_weight(turn, where)})
     if not any(turn["role"] == "assistant" for turn in result):
         raise CorpusError(
             f"{place}: nobody answers.", "There is nothing to learn: give an answer."
         )
     return result
+
+
+def _weight(turn: Mapping[str, Any], where: str) -> dict[str, int]:
+    """A turn's weight, if it has one. Files with columns have an empty one in other turns."""
+    weight = turn.get("weight")
+    if weight is None:
+        return {}
+    if isinstance(weight, str | bool) or weight not in (0, 1):
+        raise CorpusError(f"{where}: the weight is {weight!r}.", "Give 0 or 1.")
+    return {"weight": int(weight)}
 
 
 def _listed(value: Any, column: str, place: str) -> list[Any]:
@@ -188,7 +199,8 @@ def _from_sharegpt(turn: Any, place: str) -> Any:
         raise CorpusError(
             f"{place}: it is from {turn['from']!r}.", f"There are {', '.join(SHAREGPT)}."
         )
-    return {"role": SHAREGPT[turn["from"]], "content": turn.get("value")}
+    found = {"role": SHAREGPT[turn["from"]], "content": turn.get("value")}
+    return found | ({"weight": turn["weight"]} if "weight" in turn else {})
 
 
 def _text(value: Any, column: str, place: str) -> str:

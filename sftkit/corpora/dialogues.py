@@ -245,7 +245,15 @@ def _table(talks: list[Talk], raw: bool) -> Dataset:
     from datasets import Dataset, Features, List, Value
 
     text = Value("string")
-    kind: Any = text if raw else List({"role": text, "content": text})
+    turn = {"role": text, "content": text}
+    weighted = any("weight" in t for talk in talks for t in talk.messages)
+    if weighted:
+        turn["weight"] = Value("int8")
+    kind: Any = text if raw else List(turn)
     features = Features({"text" if raw else "messages": kind, "topic": text, "place": text})
     columns = {field: [getattr(talk, field) for talk in talks] for field in features}
+    if weighted:
+        columns["messages"] = [
+            [{"weight": 1} | t for t in talk] for talk in columns["messages"]
+        ]
     return Dataset.from_dict(columns, features=features)

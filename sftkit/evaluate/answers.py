@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sftkit.batches import Batches, Examples
-from sftkit.encode_chat import conversations
+from sftkit.chat_templates import marks, rendered
+from sftkit.encode_chat import check_messages, conversations
 from sftkit.errors import EncodeError
 from sftkit.losses_preference import answer_log_probs
-from sftkit.models.sampling import GREEDY, Continuation, Sampling, continue_all
+from sftkit.models.sampling import GREEDY, Continuation, Sampling, continue_all, stream
 
 if TYPE_CHECKING:
     import torch
@@ -120,13 +121,49 @@ def ask(
         talks: Conversations that end in a question.
         most: Tokens per answer, at most.
         options: Further ones of `continue_all`.
+
+    Raises:
+        EncodeError: A turn holds a mark that would begin or end one.
     """
-    prompts = [
-        tokenizer.apply_chat_template(
-            [dict(turn) for turn in talk], add_generation_prompt=True, return_dict=False
-        )
-        for talk in talks
-    ]
+    prompts = [prompt_ids(talk, tokenizer, row) for row, talk in enumerate(talks)]
     known = {"stop": [tokenizer.eos_token_id], "pad_id": tokenizer.pad_token_id}
     found = continue_all(model, prompts, most, sampling, **(known | options))
     return [(tokenizer.decode(answer.ids), answer) for answer in found]
+
+
+def said(
+    model: Any,
+    tokenizer: Any,
+    talk: Conversation,
+    most: int = 64,
+    sampling: Sampling = GREEDY,
+    **options: Any,
+) -> Iterator[str]:
+    """The answer to one conversation, piece by piece while it is written.
+
+    Args:
+        talk: A conversation that ends in a question.
+        most: Tokens, at most.
+        options: Further ones of `sampling.stream`.
+
+    Raises:
+        EncodeError: A turn holds a mark that would begin or end one.
+    """
+    ids: list[int] = []
+    shown = ""
+    for token in stream(model, [prompt_ids(talk, tokenizer)], most, sampling, **options):
+        if int(token[0]) == tokenizer.eos_token_id:
+            break
+        ids.append(int(token[0]))
+        text = tokenizer.decode(ids)
+        if not text.endswith("\ufffd"):  # a letter of several tokens is not complete yet
+            yield text[len(shown) :]
+            shown = text
+
+
+def prompt_ids(talk: Conversation, tokenizer: Any, row: int = 0) -> list[int]:
+    """The ids after which a model answers; what would forge a turn is refused."""
+    check_messages(talk, row, marks(tokenizer))
+    return tokenizer(
+        rendered(talk, tokenizer, add_generation_prompt=True), add_special_tokens=False
+    )["input_ids"]

@@ -65,7 +65,10 @@ class Blind:
         """Wins of each, and how surprising they are."""
         a, b = self.wins
         counted = f"{self.names[0]} {a}, {self.names[1]} {b}, equal {self.ties}"
-        return f"{counted}; sign test p = {sign_test(a, b):.3f}" if a + b else f"{counted}."
+        if not a + b:
+            return f"{counted}."
+        p = sign_test(a, b)
+        return f"{counted}; sign test p {f'= {p:.3f}' if p >= 5e-4 else '< 0.001'}"
 
     def box(self) -> Any:
         """An ipywidgets box with two answers and three buttons."""

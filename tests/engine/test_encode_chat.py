@@ -37,6 +37,17 @@ def test_the_coverage_names_rows():
     assert "6 cut (rows 0, 1, 2, ...)" in str(coverage)
 
 
+def test_rows_that_lost_their_stop_token_may_be_left_out():
+    every, coverage = conversations(TALKS, tokenizer(), 23)
+    whole, same = conversations(TALKS, tokenizer(), 23, whole=True)
+    assert coverage == same and coverage.unstopped
+    assert set(every["row"]) - set(whole["row"]) == set(coverage.unstopped)
+    stop = tokenizer().eos_token_id
+    assert all([t for t in row if t != IGNORE][-1] == stop for row in whole["labels"])
+    with pytest.raises(EncodeError, match="nothing is left to learn from"):
+        conversations([talk("a", "b" * 90)], tokenizer(), 50, whole=True)
+
+
 def no_stop():
     words = tokenizer()
     words.chat_template = words.chat_template.replace("<|im_end|>", "")
