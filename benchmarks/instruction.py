@@ -6,8 +6,9 @@
     python benchmarks/instruction.py --minutes 60    # begin no run after an hour
 
 What is compared with each other has three seeds each: ``live`` (the notebook's own
-parameters), ``all`` (every parameter trained), the learning rates, the numbers of conversations,
-and the documentation. The rest have one: a difference within the range of three seeds is none.
+parameters), ``all`` (every parameter trained), the learning rates, the numbers of
+conversations, and the documentation. The rest have one: a difference within the range of three
+seeds is none.
 
 It may be interrupted at any time: a finished run is in the records, an unfinished one goes on
 from its last checkpoint. A record counts until it is made again with ``--force``.

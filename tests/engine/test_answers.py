@@ -9,7 +9,7 @@ import torch
 
 from sftkit.cli import main
 from sftkit.errors import EncodeError, ModelError
-from sftkit.evaluate.answers import ask, multiple_choice, said
+from sftkit.evaluate.answers import ask, multiple_choice, prompt_ids, said
 from sftkit.models import lora, lora_files
 from sftkit.models.export_chat import Card, export_chat
 from tests.engine.tiny_chat import decoder, llama, talk, tokenizer
@@ -64,6 +64,9 @@ def test_choices_that_cannot_be_made():
 
 def test_asking_gives_text_without_the_stop_token():
     model = chat_llama()
+    for talk_ in QUESTIONS:
+        theirs = WORDS.apply_chat_template(talk_, add_generation_prompt=True, return_dict=False)
+        assert prompt_ids(talk_, WORDS) == theirs
     for text, answer in ask(model, WORDS, QUESTIONS, most=20):
         assert text == WORDS.decode(answer.ids) and WORDS.eos_token_id not in answer.ids
         assert answer.stopped or len(answer.ids) == 20
