@@ -41,6 +41,7 @@ neftune: float = 0.0  # noise on the embeddings in training; 5 is usual
 lr: float = 2e-3  # highest learning rate; for all parameters 2e-4 is usual
 epochs: float = 1.0  # passes over the training conversations
 batch_size: int = 4  # conversations per optimizer step
+batch_tokens: int = 0  # or tokens per step, padding included; 0 means batch_size
 recompute: bool = False  # work activations out twice: less memory, more time
 drop_malformed: bool = False  # leave out rows that are no conversation
 max_length: int = 256  # tokens per conversation, at most; the rest is cut off
@@ -900,13 +901,40 @@ print(
     f"before: {answer_before:.3f} nats an answer token, {news_before:.3f} a news token"
 )
 
+# %% [markdown]
+# A step has `batch_size` conversations, so it is as large as they are long, and the longest
+# decides how much memory is needed. With `batch_tokens` a step has as many conversations as fit
+# into so many tokens. The loss stays a sum over answer tokens, divided by their number.
+
+# %%
+from sftkit.batches import padding_share
+from sftkit.batches_tokens import TokenBatches
+
+steps = Batches(examples, batch_size, seed=seed)
+budget = batch_tokens or max(256, int(examples.lengths.max()))
+by_tokens = TokenBatches(examples, budget, seed=seed)
+rows_of_steps = []
+for what, batches in (
+    (f"{batch_size} conversations", steps),
+    (f"{budget} tokens", by_tokens),
+):
+    sizes = [max(tokens) * len(tokens) for tokens in batches.layout(0)]
+    padded = f"{100 * padding_share(batches):.0f} %"
+    rows_of_steps.append((what, len(batches), min(sizes), max(sizes), padded))
+show.table(
+    rows_of_steps,
+    ("a step holds", "steps", "smallest, tokens", "largest", "padding"),
+    "Steps by number and by length",
+)
+steps = by_tokens if batch_tokens else steps
+
 # %%
 begin = time.perf_counter()
 # Sections 14 and 15: a weight for prompts, and noise. Both are 0 unless asked for.
 with noisy_embeddings(chat, neftune, seed) as noise:
     state = fit(
         chat,
-        Batches(examples, batch_size, seed=seed),
+        steps,
         prompt_weighted(prompt_weight),
         folder=Path(out) / "checkpoints" if out else None,
         resume=resume,
@@ -2328,7 +2356,8 @@ if of_catalogue:
 settings_used = {
     "trained": "all" if is_tiny else train,
     **({"rank": rank, "alpha": 2 * rank} if with_lora else {}),
-    **{"lr": lr, "epochs": epochs, "batch size": batch_size, "longest": max_length},
+    **{"lr": lr, "epochs": epochs, "longest": max_length},
+    **({"batch tokens": batch_tokens} if batch_tokens else {"batch size": batch_size}),
     **{
         "prompt weight": prompt_weight,
         "NEFTune alpha": neftune,
