@@ -37,6 +37,7 @@ GROUPS = (
     "sizes",
     "documentation",
     "languages",
+    "plain",
     "neftune",
     "prompt_weight",
     "rejection",
@@ -95,6 +96,8 @@ def jobs() -> list[Job]:
             for seed in SEEDS
         ),
         _job("languages", 0, data="languages", train_rows=360, **MORE),
+        # The model's own template withheld: marks of turns that it has never seen as such.
+        _job("plain", 0, template="plain"),
         _job("neftune", 0, neftune=5.0),
         *(_job("prompt_weight", 0, prompt_weight=weight) for weight in (0.1, 1.0)),
         # Few training rows: where all answers are right already there is nothing to gain.

@@ -980,12 +980,14 @@ show.figure(
 SAME_STEPS, SAME_RATE = 6, 1e-3
 start = tiny_model(len(tokenizer), seed)
 start_of_theirs = copy.deepcopy(start)
-in_turn = Batches(examples, batch_size, seed=seed)
+# Full steps only: ours may begin with a short one, TRL's ends with it.
+full = max(1, len(examples) // batch_size) * min(batch_size, len(examples))
+in_turn = Batches(examples.take(range(full)), batch_size, seed=seed)
 our_losses = fit(
     start,
     in_turn,
     causal_lm(),
-    max_steps=min(SAME_STEPS, len(list(in_turn.order(0)))),
+    max_steps=min(SAME_STEPS, len(in_turn)),
     lr=SAME_RATE,
     schedule="constant",
     warmup=0,

@@ -1,0 +1,59 @@
+"""One command from a JSONL of messages to an assistant folder."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from sftkit.course.notebooks import find, header, read
+from sftkit.course.run import run
+
+WORDS = (
+    "kites",
+    "oak",
+    "Tagus",
+    "harp",
+    "tea",
+    "Oslo",
+    "snow",
+    "brick",
+    "lamp",
+    "goat",
+    "reed",
+)
+
+
+@pytest.mark.slow
+def test_a_file_of_messages_becomes_a_folder(tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    talks = [
+        [
+            {"role": "user", "content": f"Where is the {word} of number {at}?"},
+            {"role": "assistant", "content": f"No idea about {word}.", "weight": 0},
+            {"role": "user", "content": "Look again."},
+            {"role": "assistant", "content": f"It is in drawer {at}."},
+        ]
+        for at, word in enumerate(WORDS * 3)
+    ]
+    file = tmp_path / "my.jsonl"
+    file.write_text("".join(json.dumps({"messages": talk}) + "\n" for talk in talks))
+    source = find("13")
+    fast = header(read(source), source.name).fast
+    given = {"data": str(file), "recompute": True, "batch_tokens": 256, "whole": True}
+    done = run("13", fast | given, store=tmp_path / "runs").data
+    assert math.isfinite(done["metrics"]["answer_loss"])
+    assert done["metrics"]["train_rows"] < len(talks)
+    (folder,) = (tmp_path / "runs").rglob("assistant")
+    words = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    asked = words.apply_chat_template(
+        talks[0][:1], add_generation_prompt=True, return_tensors="pt"
+    )
+    written = model.generate(**asked, max_new_tokens=4, do_sample=False)
+    assert written.shape[1] <= asked["input_ids"].shape[1] + 4
+    card = (folder / "README.md").read_text()
+    assert "my.jsonl" in card and str(tmp_path) not in card
+    assert "batch tokens" in card and "another job than the data's" in card
