@@ -564,15 +564,18 @@ for kind in instructions.KINDS:
 # %%
 notes_tasks = instructions.tasks("test", 60, TEST_SEED)
 for kind in ("json", "sentence"):
-    task = next(t for t in notes_tasks if t.kind == kind and len(t.expected) > 1)
+    task = next(
+        t for t in notes_tasks if t.kind == kind and len(t.expected) > 1 and t.others
+    )
     keys, values = list(task.expected), list(task.expected.values())
     turned = dict(zip(keys, [*values[1:], values[0]], strict=True))
+    more = {"more": task.others[0]}
     tries = [
         task.answer,
-        f"Here you are:\n{task.answer}",
+        f"Here you are: {task.answer}",
         instructions.right_answer(kind, dict(list(task.expected.items())[:1])),
         instructions.right_answer(kind, turned),
-        f"{task.answer[:-1]}, and {task.others[0]} too." if task.others else "",
+        instructions.right_answer(kind, task.expected | more),
     ]
     show.table(
         [(text, instructions.wrong(task, text) or "right") for text in tries],
@@ -1449,7 +1452,7 @@ blind.box()
 facts_after, known_after = known_facts(chat)
 show.table(
     [
-        (q, first, "yes" if a else "no", then, "yes" if b else "no")
+        (q, first[:60].strip(), "yes" if a else "no", then[:60], "yes" if b else "no")
         for q, first, a, then, b in zip(
             FACTS, facts_before, known_before, facts_after, known_after, strict=True
         )
