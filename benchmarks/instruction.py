@@ -89,8 +89,8 @@ def jobs() -> list[Job]:
         _job("top", 0, train="top-6", lr=1e-3, **MORE),
         _job("top", 0, train="top-15", lr=5e-4, **MORE),
         # A quarter of the notebook's own, 2e-3, and four times as much.
-        *(_job("rates", seed, lr=lr) for lr in RATES for seed in SEEDS),
-        *(_job("sizes", seed, train_rows=rows) for rows in SIZES for seed in SEEDS),
+        *(_job("rates", seed, lr=lr, **MORE) for lr in RATES for seed in SEEDS),
+        *(_job("sizes", seed, train_rows=rows, **MORE) for rows in SIZES for seed in SEEDS),
         *(
             _job("documentation", seed, data="documentation", train_rows=360, **MORE)
             for seed in SEEDS

@@ -105,4 +105,4 @@ class TokenBatches(Batches):
             if (at + 1 - begin) * length > room:
                 groups.append(slice(begin, at))
                 begin = at
-        return [*groups, slice(begin, len(lengths))]
+        return [*groups, slice(begin, len(lengths))] if len(lengths) else []

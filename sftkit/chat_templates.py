@@ -89,7 +89,8 @@ def use_template(tokenizer: Any, name: str) -> tuple[Any, int]:
 
 def marks(tokenizer: Any) -> Sequence[str]:
     """What must not stand in a message: it would begin or end a turn."""
-    special = sorted(tokenizer.all_special_tokens, key=len, reverse=True)
+    added = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special}
+    special = sorted({*tokenizer.all_special_tokens, *added}, key=len, reverse=True)
     written = [t for t in TEMPLATES.values() if t.jinja == tokenizer.chat_template]
     return [*special, *(mark for template in written for mark in template.marks)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import pytest
 
@@ -38,6 +39,7 @@ def test_a_file_of_messages_becomes_a_folder(tmp_path):
         ]
         for at, word in enumerate(WORDS * 3)
     ]
+    talks += [[*talk[:-1], talk[-1] | {"content": "so " * 300}] for talk in talks[:8]]
     file = tmp_path / "my.jsonl"
     file.write_text("".join(json.dumps({"messages": talk}) + "\n" for talk in talks))
     source = find("13")
@@ -45,7 +47,11 @@ def test_a_file_of_messages_becomes_a_folder(tmp_path):
     given = {"data": str(file), "recompute": True, "batch_tokens": 256, "whole": True}
     done = run("13", fast | given, store=tmp_path / "runs").data
     assert math.isfinite(done["metrics"]["answer_loss"])
-    assert done["metrics"]["train_rows"] < len(talks)
+    assert done["metrics"]["train_rows"] < len(talks) - 8
+    page = next((tmp_path / "runs").rglob("notebook.ipynb")).read_text()
+    assert "without the stop token at the end (rows" in page
+    learnt = re.search(r"conversations of 'my.jsonl', ([\d,]+) tokens learnt", page)
+    assert learnt and int(learnt[1].replace(",", "")) < 10 * done["metrics"]["train_rows"]
     (folder,) = (tmp_path / "runs").rglob("assistant")
     words = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder)
@@ -56,4 +62,4 @@ def test_a_file_of_messages_becomes_a_folder(tmp_path):
     assert written.shape[1] <= asked["input_ids"].shape[1] + 4
     card = (folder / "README.md").read_text()
     assert "my.jsonl" in card and str(tmp_path) not in card
-    assert "batch tokens" in card and "another job than the data's" in card
+    assert "batch tokens" in card and "of the course's notes, not of the data" in card

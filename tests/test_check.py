@@ -84,6 +84,9 @@ def problems(folder: Path, source: str, executed: str | None) -> list[str]:
         ("## Summary", "[next](02_x.ipynb)\n# ## Summary", "02_x.ipynb, which does not exist"),
         ("print(n)", f"print(n)  # {'x' * 80}", "a line of 92 characters, more than 88"),
         ("print(n)", "\n".join(["print(n)"] * 26), "26 lines of code, more than 25"),
+        ("n: int = 3  # how many", "n: int = 3  # as in m=3", "papermill cannot read '='"),
+        ("print(n)", "for n in range(3):\n    pass", "gives the parameter n another value"),
+        ("print(n)", "m, n = range(2)", "gives the parameter n another value"),
         ("# %%\nprint", '# %% tags=["raises-exception"]\nprint', "tag raises-exception"),
         ("{strict", "{strikt", "unknown keys: strikt"),
     ],
@@ -166,6 +169,14 @@ def test_missing_and_left_over_notebooks(built: tuple[str, str], tmp_path: Path)
     (tmp_path / "01_good.ipynb").write_text("{")
     assert "cannot be read" in check(tmp_path)[0]
     assert "holds no notebook sources" in check(tmp_path / "nowhere")[0]
+
+
+def test_a_parameter_may_be_bounded_and_used_in_functions(
+    built: tuple[str, str], tmp_path: Path
+) -> None:
+    code = "n = min(n, 9)\nif n < 0:\n    n = 0\n\n\ndef f():\n    n = [2]\n    return n\n"
+    source = built[0].replace("print(n)", f"{code}\n\nprint(n, [n for n in range(3)])")
+    assert not [text for text in problems(tmp_path, source, None) if "another value" in text]
 
 
 def test_a_long_cell_is_remarked(built: tuple[str, str], tmp_path: Path) -> None:

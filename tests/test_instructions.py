@@ -18,7 +18,8 @@ from sftkit.errors import CorpusError
 def test_right_answers_are_right_and_talks_are_well_formed(part):
     made = tasks(part, 120)
     assert len({task.prompt for task in made}) == 120
-    assert [task.kind for task in made[:6]] == [*KINDS, *KINDS]
+    kinds = instructions.TRAINED_KINDS if part == "train" else KINDS
+    assert [task.kind for task in made[: 2 * len(kinds)]] == [*kinds, *kinds]
     for task in made:
         assert wrong(task, task.answer) == ""
         checked(task.messages(), "x")
@@ -87,6 +88,9 @@ TASK = {
         ("sentence", "The river and the room are Tagus and 7.", ""),
         ("sentence", "Tagus is the river, and 7 the room!", ""),
         ("sentence", "Room 7 looks at the Tagus.", "a key is missing"),
+        ("sentence", "river = Tagus, room = 7.", "not one sentence"),
+        ("sentence", "river: Tagus, room: 7.", "not one sentence"),
+        ("sentence", "- the river is Tagus and the room is 7.", "not one sentence"),
         ("sentence", "The room is Tagus and the river is 7.", "wrong values"),
         ("sentence", "The river is Tagus, the room is 7 and Ada Obi wrote.", "says more"),
         ("sentence", "The room is 7. The river is Tagus.", "more than one sentence"),
@@ -107,10 +111,19 @@ def test_two_keys_may_have_one_value():
     assert (
         wrong(task, "The weight is Tagus, the river is 7 and the room is 7.") == "wrong values"
     )
-    assert (
-        wrong(Task("sentence", "", "", {"weight": 7, "room": 7}, (7,)), "Weight and room: 7.")
-        == ""
-    )
+    both = Task("sentence", "", "", {"weight": 7, "room": 7}, (7,))
+    assert wrong(both, "The weight and the room are 7.") == ""
+
+
+def test_words_within_words():
+    expected = {"shoe size": 41, "garment": "rain boots", "size": "small"}
+    task = Task("sentence", "", "", expected, ("rain", "bird"))
+    assert wrong(task, instructions.right_answer("sentence", expected)) == ""
+    assert wrong(task, "Rain boots are the garment, the shoe size is 41, the size small.") == ""
+    swapped = "The size is 41, the shoe size is small and the garment is rain boots."
+    assert wrong(task, swapped) == "wrong values"
+    told = "The shoe size is 41, the garment is rain boots, the size is small and it will rain."
+    assert wrong(task, told) == "says more"
 
 
 def test_what_was_not_asked_for_is_known():

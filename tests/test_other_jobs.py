@@ -130,8 +130,8 @@ def test_right_sentences_are_right_in_both_languages(part):
     assert not held & {key for t in languages.tasks("train", 60) for key in t.expected}
 
 
-FRENCH = Task("french", "", "", {"river": "Tagus", "room": 7})
-CHINESE = Task("chinese", "", "", {"river": "Tagus", "room": 7})
+FRENCH = Task("french", "", "", {"river": "Tagus", "room": 7}, ("Ada Obi", 70))
+CHINESE = Task("chinese", "", "", {"river": "Tagus", "room": 7}, ("Ada Obi", 70))
 
 
 @pytest.mark.parametrize(
@@ -143,6 +143,10 @@ CHINESE = Task("chinese", "", "", {"river": "Tagus", "room": 7})
         (FRENCH, "La rivière est Tagus. La salle est 7.", "more than one sentence"),
         (FRENCH, "La rivière est Tagus et la salle est 77.", "wrong values"),
         (FRENCH, "La rivière est Tagus et la salle est 7", "not one sentence"),
+        (FRENCH, "La rivière est 7 et la salle est Tagus.", "wrong values"),
+        (FRENCH, "La rivière est Tagus, la salle est 7 et Ada Obi a 70.", "says more"),
+        (CHINESE, "河流是7，房间是Tagus。", "wrong values"),
+        (CHINESE, "河流是Tagus，房间是7，70。", "says more"),
         (FRENCH, "河是Tagus，房间是7。", "another language"),
         (CHINESE, "河流是Tagus，房间是7。", ""),
         (CHINESE, "7号房间能看到Tagus河。", ""),

@@ -195,7 +195,8 @@ def _finished(
 def _distinct(talks: list[Talk], part: str, notes: list[str]) -> list[Talk]:
     seen: dict[str, Talk] = {}
     for talk in talks:
-        said = json.dumps(talk.messages, ensure_ascii=False) + talk.text
+        turns = [{"weight": 1} | turn for turn in talk.messages]
+        said = json.dumps(turns, ensure_ascii=False, sort_keys=True) + talk.text
         seen.setdefault(said, talk)
     if copies := len(talks) - len(seen):
         notes.append(f"{part}: {copies:,} of {len(talks):,} rows are copies and left out.")

@@ -32,10 +32,14 @@ NOTES: dict[str, list[str]] = _TEXTS["notes"]
 REQUESTS: dict[str, dict[str, list[str]]] = {
     part: {kind: _TEXTS["requests"][kind][part] for kind in KINDS} for part in VALUES
 }
-FIRST = ("ba", "bo", "da", "fen", "gar", "hil", "kor", "lem", "mir", "nel", "per", "sil", "tor")
-LATER = ("la", "da", "mo", "ra", "ren", "sa", "ta", "va", "wel", "win", "zon", "go", "ka")
-NEW = 0.3  # share of training words that are made up: what is new must be copied, too
+# Of the values in training: what is new must be copied letter by letter, as in the test. A
+# number is drawn below 1 for each value; below the first it is two new words, below the second
+# one.
+NEW = (0.15, 0.6)
 MOST_KEYS = 3  # asked for at a time
+# In training more of what is hard: several values in order, without a word between them.
+TRAINED_KINDS = ("json", "list", "json", "list", "json", "list", "sentence")
+TRAINED_KEYS = (1, 2, 2, 3, 3)
 NUMBERS = (2, 98)
 
 
@@ -74,7 +78,8 @@ def tasks(part: str, n: int, seed: int = 0) -> list[Task]:
     """
 
     def make(number: int, generator: Any) -> Task:
-        return _task(part, KINDS[number % len(KINDS)], generator)
+        kinds = TRAINED_KINDS if part == "train" else KINDS
+        return _task(part, kinds[number % len(kinds)], generator)
 
     return distinct(make, VALUES, part, n, seed)
 
@@ -137,20 +142,24 @@ def facts(
             found[key] = _made_up(generator).capitalize()
         else:
             found[key] = value = drawn(values, generator)
-            if part == "train" and generator.random() < NEW:
-                new = _made_up(generator)
-                found[key] = new if value.islower() else new.capitalize()
+            draw = generator.random() if part == "train" else 1.0
+            if draw < NEW[1]:
+                new = [_made_up(generator) for _ in range(1 + (draw < NEW[0]))]
+                new = new if value.islower() else [word.capitalize() for word in new]
+                found[key] = " ".join(new)
     form = drawn(NOTES[part], generator)
     notes = "".join(form.format(key=key, value=value) for key, value in found.items()).strip()
     asked = [keys[i] for i in generator.permutation(len(keys))]
-    asked = asked[: int(generator.integers(1, MOST_KEYS + 1))]
+    several = TRAINED_KEYS if part == "train" else range(1, MOST_KEYS + 1)
+    asked = asked[: drawn(several, generator)]
     others = tuple(value for key, value in found.items() if key not in asked)
     return notes, {key: found[key] for key in asked}, others
 
 
 def _made_up(generator: Any) -> str:
-    later = [drawn(LATER, generator) for _ in range(int(generator.integers(1, 3)))]
-    return "".join([drawn(FIRST, generator), *later])
+    parts = _TEXTS["made_up"]
+    later = [drawn(parts["later"], generator) for _ in range(int(generator.integers(1, 3)))]
+    return "".join([drawn(parts["first"], generator), *later])
 
 
 def right_answer(kind: str, expected: dict[str, str | int]) -> str:
@@ -194,31 +203,62 @@ def _wrong_list(task: Task, answer: str) -> str:
 
 
 def _wrong_sentence(task: Task, answer: str) -> str:
-    if "\n" in answer or not answer.endswith((".", "!")):
+    # Colons and the like: a copy of the notes, or a list, is no sentence.
+    if "\n" in answer or not answer.endswith((".", "!")) or _NOTED.search(answer):
         return "not one sentence"
     if re.search(r"[.!?]\s", answer):
         return "more than one sentence"
-    keys = {key: _places(key, answer, re.IGNORECASE) for key in task.expected}
-    if not all(keys.values()):
+    values = [str(value) for value in task.expected.values()]
+    small = answer[0].lower() + answer[1:]  # a value may come first: "Violin is ..."
+    answer = small if any(small.startswith(value) for value in values) else answer
+    said, rest = located(values, answer)
+    named, rest = located(list(task.expected), rest, re.IGNORECASE)
+    if not all(named.values()):
         return "a key is missing"
-    values: list[tuple[int, str]] = []
-    for value in map(str, task.expected.values()):
-        places = _places(value, answer)
-        if not places:
-            return "wrong values"
-        again = sum(known == value for _, known in values)  # two keys may have one value
-        values.append((places[min(again, len(places) - 1)], value))
-    named = sorted(task.expected, key=lambda key: keys[key][0])
-    if [str(task.expected[key]) for key in named] != [value for _, value in sorted(values)]:
+    if not all(said.values()) or not in_order(
+        [named[key][0] for key in task.expected], [said[value] for value in values], values
+    ):
         return "wrong values"
-    asked = {str(value) for value in task.expected.values()}
-    more = any(str(v) not in asked and _places(str(v), answer) for v in task.others)
-    return "says more" if more else ""
+    others = [str(value) for value in task.others if str(value) not in values]
+    return "says more" if any(located(others, rest)[0].values()) else ""
 
 
-def _places(words: str, text: str, flags: int = 0) -> list[int]:
-    """Where whole words begin in a text."""
-    return [m.start() for m in re.finditer(rf"(?<!\w){re.escape(words)}(?!\w)", text, flags)]
+_NOTED = re.compile(r"^- |[=|{}]|:\s")
+
+
+def located(
+    words: Sequence[str], text: str, flags: int = 0
+) -> tuple[dict[str, list[int]], str]:
+    """Where each of some words stands in a text, and the text with those words blotted out.
+
+    The longest are looked for first: "rain" does not stand in "rain boots" when both are given.
+    """
+    found: dict[str, list[int]] = {}
+    for word in sorted(words, key=len, reverse=True):
+        if word not in found:
+            pattern = re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", flags)
+            found[word] = [match.start() for match in pattern.finditer(text)]
+            text = pattern.sub(lambda match: "\0" * len(match[0]), text)
+    return found, text
+
+
+def in_order(
+    keys: Sequence[int], places: Sequence[Sequence[int]], values: Sequence[str]
+) -> bool:
+    """Whether values stand in the order of their keys: none has another's place.
+
+    Args:
+        keys: Where each key stands.
+        places: Where each key's value stands, at least one place each.
+        values: The values; two keys may have one value, which may then stand there twice.
+    """
+    at = [
+        several[min(values[:row].count(values[row]), len(several) - 1)]
+        for row, several in enumerate(places)
+    ]
+    by_key = sorted(range(len(keys)), key=lambda row: keys[row])
+    by_place = sorted(range(len(keys)), key=lambda row: at[row])
+    return [values[row] for row in by_key] == [values[row] for row in by_place]
 
 
 def _wrong_json(task: Task, answer: str) -> str:

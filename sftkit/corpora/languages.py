@@ -126,19 +126,29 @@ def wrong(task: Task, answer: str) -> str:
         return "not one sentence"
     if re.search(r"[。！].|[.!?]\s", answer):
         return "more than one sentence"
-    names = [NAMES[key][chinese] for key in task.expected]
-    if not all(_named(several, answer, chinese) for several in names):
+    keys = [_first(NAMES[key][chinese], answer, chinese) for key in task.expected]
+    if min(keys) < 0:
         return "a name is missing"
     values = [str(value) for value in task.expected.values()]
+    places = [_places(value, answer, chinese) for value in values]
+    if not all(places) or not instructions.in_order(keys, places, values):
+        return "wrong values"
+    others = (str(value) for value in task.others if str(value) not in values)
+    return "says more" if any(_places(value, answer, chinese) for value in others) else ""
+
+
+def _places(value: str, answer: str, chinese: bool) -> list[int]:
     # In Chinese no space parts a value from the words around it.
     edge = r"(?<![A-Za-z0-9]){}(?![A-Za-z0-9])" if chinese else r"(?<!\w){}(?!\w)"
-    held = all(re.search(edge.format(re.escape(value)), answer) for value in values)
-    return "" if held else "wrong values"
+    return [match.start() for match in re.finditer(edge.format(re.escape(value)), answer)]
 
 
-def _named(names: Sequence[str], answer: str, chinese: bool) -> bool:
-    """Whether one of the names is there; in French, as a word and whatever its article."""
+def _first(names: Sequence[str], answer: str, chinese: bool) -> int:
+    """Where the first of the names is; -1 where none is. In French whatever its article."""
     if chinese:
-        return any(name in answer for name in names)
-    words = re.findall(r"\w+", answer.lower())
-    return any(re.findall(r"\w+", name)[-1] in words for name in names)
+        found = [answer.find(name) for name in names]
+    else:
+        words = [re.findall(r"\w+", name)[-1] for name in names]
+        matches = (re.search(rf"(?<!\w){re.escape(w)}(?!\w)", answer.lower()) for w in words)
+        found = [match.start() if match else -1 for match in matches]
+    return min((at for at in found if at >= 0), default=-1)

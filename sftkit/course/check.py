@@ -152,9 +152,46 @@ def _parameters(notebook: Any, fast: dict[str, Any] | None, name: str) -> list[s
             found.append(f"parameter {parameter.name} has no type")
         if not parameter.help:
             found.append(f"parameter {parameter.name} has no comment")
+        elif "=" in parameter.help:
+            found.append(f"parameter {parameter.name}: papermill cannot read '=' in a comment")
     if not any(parameter.name == "out" for parameter in known):
         found.append("parameter 'out' (folder for results) is missing")
+    names = {parameter.name for parameter in known}
+    for position, other in enumerate(notebook.cells, 1):
+        if other.cell_type == "code" and other is not cell:
+            for again in sorted(names & _assigned(other.source)):
+                found.append(f"cell {position} gives the parameter {again} another value")
     return found
+
+
+def _assigned(code: str) -> set[str]:
+    """Names that a cell gives a value of another kind, outside of functions.
+
+    ``n = min(n, 9)`` and ``n = 0`` bound a parameter or switch it off: they are meant.
+    """
+    try:
+        todo: list[ast.AST] = [ast.parse(code)]
+    except SyntaxError:  # a magic command
+        return set()
+    inner = (ast.FunctionDef, ast.ClassDef, ast.Lambda, ast.ListComp, ast.SetComp)
+    inner += (ast.DictComp, ast.GeneratorExp)
+    found = set()
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        if isinstance(node, ast.Assign) and _is_meant(node):
+            continue
+        todo += [n for n in ast.iter_child_nodes(node) if not isinstance(n, inner)]
+    return found
+
+
+def _is_meant(node: ast.Assign) -> bool:
+    read = {n.id for n in ast.walk(node.value) if isinstance(n, ast.Name)}
+    given = {
+        n.id for target in node.targets for n in ast.walk(target) if isinstance(n, ast.Name)
+    }
+    return isinstance(node.value, ast.Constant) or given <= read
 
 
 def _markdown(text: str) -> list[str]:
