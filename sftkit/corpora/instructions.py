@@ -36,6 +36,7 @@ REQUESTS: dict[str, dict[str, list[str]]] = {
 # number is drawn below 1 for each value; below the first it is two new words, below the second
 # one.
 NEW = (0.15, 0.6)
+NEW_KEYS = 0.3  # share of training keys that do not exist, for the same reason
 MOST_KEYS = 3  # asked for at a time
 # In training more of what is hard: several values in order, without a word between them.
 TRAINED_KINDS = ("json", "list", "json", "list", "json", "list", "sentence")
@@ -113,7 +114,8 @@ def distinct(
 
 
 def _task(part: str, kind: str, generator: Any) -> Task:
-    notes, expected, others = facts(part, list(VALUES[part]), generator)
+    new_keys = NEW_KEYS if part == "train" else 0.0
+    notes, expected, others = facts(part, list(VALUES[part]), generator, new_keys)
     request = drawn(REQUESTS[part][kind], generator).format(keys=listed(list(expected)))
     return Task(kind, f"{notes}\n{request}", right_answer(kind, expected), expected, others)
 
@@ -124,36 +126,42 @@ def drawn(choices: Sequence[Any], generator: Any) -> Any:
 
 
 def facts(
-    part: str, known: Sequence[str], generator: Any
+    part: str, known: Sequence[str], generator: Any, new_keys: float = 0.0
 ) -> tuple[str, dict[str, str | int], tuple[str | int, ...]]:
     """Notes about three or four keys, the facts that are asked for, and the other values.
 
     Args:
         known: The keys to choose from.
+        new_keys: The share of keys that become words that do not exist.
     """
     keys = [known[i] for i in generator.permutation(len(known))]
     keys = keys[: int(generator.integers(MOST_KEYS, 5))]
     found: dict[str, str | int] = {}
     for key in keys:
-        values = VALUES[part][key]
-        if values == NUMBER:
-            found[key] = int(generator.integers(*NUMBERS))
-        elif values == MADE_UP:
-            found[key] = _made_up(generator).capitalize()
-        else:
-            found[key] = value = drawn(values, generator)
-            draw = generator.random() if part == "train" else 1.0
-            if draw < NEW[1]:
-                new = [_made_up(generator) for _ in range(1 + (draw < NEW[0]))]
-                new = new if value.islower() else [word.capitalize() for word in new]
-                found[key] = " ".join(new)
+        new = new_keys and generator.random() < new_keys
+        found[_made_up(generator) if new else key] = _value(part, key, generator)
     form = drawn(NOTES[part], generator)
     notes = "".join(form.format(key=key, value=value) for key, value in found.items()).strip()
+    keys = list(found)
     asked = [keys[i] for i in generator.permutation(len(keys))]
     several = TRAINED_KEYS if part == "train" else range(1, MOST_KEYS + 1)
     asked = asked[: drawn(several, generator)]
     others = tuple(value for key, value in found.items() if key not in asked)
     return notes, {key: found[key] for key in asked}, others
+
+
+def _value(part: str, key: str, generator: Any) -> str | int:
+    values = VALUES[part][key]
+    if values == NUMBER:
+        return int(generator.integers(*NUMBERS))
+    if values == MADE_UP:
+        return _made_up(generator).capitalize()
+    value = drawn(values, generator)
+    draw = generator.random() if part == "train" else 1.0
+    if draw >= NEW[1]:
+        return value
+    new = [_made_up(generator) for _ in range(1 + (draw < NEW[0]))]
+    return " ".join(new if value.islower() else [word.capitalize() for word in new])
 
 
 def _made_up(generator: Any) -> str:
