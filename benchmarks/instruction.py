@@ -46,7 +46,7 @@ GROUPS = (
 )
 SEEDS = (0, 1, 2)
 RATES = (5e-4, 8e-3)
-SIZES = (150,)
+SIZES = (250,)
 # Of every run: more held-out tasks than the notebook answers, and no time for the clock.
 COMMON = {"eval_rows": 48, "steps_timed": 4}
 MORE = {"eval_rows": 96}  # of what has a goal, and of jobs whose kinds are looked at apart
@@ -73,7 +73,7 @@ class Job(campaign.Job):
     def seconds(self) -> float:
         """An estimate for one thread."""
         p = self.parameters
-        rows = p.get("train_rows", 600) * p.get("epochs", 1.0)
+        rows = p.get("train_rows", 1_000) * p.get("epochs", 1.0)
         rows *= LONGER.get(p.get("data", ""), 1.0)
         more = PER_NEW_TASK * p.get("new_tasks", 0)
         more += PER_TEACHER_ANSWER * p.get("teacher_answers", 0)
@@ -89,8 +89,8 @@ def jobs() -> list[Job]:
         _job("top", 0, train="top-6", lr=1e-3, **MORE),
         _job("top", 0, train="top-15", lr=5e-4, **MORE),
         # A quarter of the notebook's own, 2e-3, and four times as much.
-        *(_job("rates", seed, lr=lr, **MORE) for lr in RATES for seed in SEEDS),
-        *(_job("sizes", seed, train_rows=rows, **MORE) for rows in SIZES for seed in SEEDS),
+        *(_job("rates", seed, lr=lr) for lr in RATES for seed in SEEDS),
+        *(_job("sizes", seed, train_rows=rows) for rows in SIZES for seed in SEEDS),
         *(
             _job("documentation", seed, data="documentation", train_rows=360, **MORE)
             for seed in SEEDS

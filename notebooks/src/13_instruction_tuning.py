@@ -32,7 +32,7 @@
 model: str = "smollm2-135m-instruct"  # or a folder, or tiny (random weights)
 data: str = "instructions"  # documentation, languages, dialogues, your file, hub:ID
 template: str = "own"  # own (the model's), chatml, or plain
-train_rows: int = 600  # training conversations
+train_rows: int = 1000  # training conversations
 eval_rows: int = 36  # held-out instructions that are answered
 train: str = "lora"  # lora, all, or top-1, top-2, ...: the last blocks
 rank: int = 16  # of the adapters of lora
