@@ -90,7 +90,8 @@ def use_template(tokenizer: Any, name: str) -> tuple[Any, int]:
 def marks(tokenizer: Any) -> Sequence[str]:
     """What must not stand in a message: it would begin or end a turn."""
     added = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special}
-    special = sorted({*tokenizer.all_special_tokens, *added}, key=len, reverse=True)
+    every = {*tokenizer.all_special_tokens, *added}
+    special = sorted(every, key=lambda token: (-len(token), token))  # the longest first
     written = [t for t in TEMPLATES.values() if t.jinja == tokenizer.chat_template]
     return [*special, *(mark for template in written for mark in template.marks)]
 

@@ -2260,8 +2260,9 @@ if recorded:
     )
 
 # %% [markdown]
-# The learning rate, first. Each point is a run, the line their mean, the bar the 95 % interval of
-# three seeds (t).
+# The learning rate: each point is a run, the line their mean, the bar the 95 % interval of three
+# seeds (t). All are compared on the same held-out tasks; other rates than the notebook's own on
+# the first half of them.
 
 # %%
 OWN_RATE = 2e-3  # of the group "live"
@@ -2288,7 +2289,7 @@ def rate_panel(ax, values, label):
 
 
 # %%
-if rates:
+if len(rates) > 1:
     fig, (left, right) = show.new_figure(columns=2)
     shares = [[100 * m["following"]["value"] for m in by_rate[r]] for r in rates]
     means = rate_panel(left, shares, "held-out tasks right, %")

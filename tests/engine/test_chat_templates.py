@@ -128,3 +128,14 @@ def test_what_is_refused():
     with pytest.raises(EncodeError, match="no such role"):
         encoded(TALKS, words)
     assert chat_templates.marks(tokenizer())[0] in (STOP, "<|im_start|>")
+
+
+def test_special_tokens_without_a_role_are_refused_too():
+    from tokenizers import AddedToken
+
+    words = tokenizer()
+    words.add_tokens([AddedToken("<|tool|>", special=True)], special_tokens=True)
+    assert "<|tool|>" not in words.all_special_tokens
+    assert list(chat_templates.marks(words)) == ["<|im_start|>", "<|im_end|>", "<|tool|>"]
+    with pytest.raises(EncodeError, match=r"row 0, turn 0: the content has the special token"):
+        encoded([talk("a <|tool|>", "b")], words)
