@@ -108,7 +108,7 @@ def _ours(model: Any, data: Any, job: dict[str, Any]) -> tuple[Any, list[float]]
         lora.add(model, **LORA)
         lr = SETTINGS["lora_lr"]
     if job["contestant"].endswith("recompute"):
-        model.gradient_checkpointing_enable()
+        model.activation_checkpointing_enable()
     state = fit(
         model, _batches(data, job), causal_lm(), epochs=1, lr=lr, warmup=0.0,
         weight_decay=0.0, clip=1.0, schedule="linear", precision="fp32", seed=job["seed"],
