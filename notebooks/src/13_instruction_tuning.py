@@ -53,6 +53,7 @@ steps_timed: int = 24  # tokens generated to time the cache
 new_tasks: int = 5  # instructions without answers, for rejection sampling
 teacher_answers: int = 10  # of the large model, for a small one
 small_texts: int = 48  # news texts from which a small model learns letters
+precision: str = "fp32"  # of the training; bf16 is faster where the processor has it
 seed: int = 0  # of the training tasks, the adapters, the order, and the sampling
 out: str = ""  # folder for results; empty means: show only
 resume: bool = False  # go on from the last checkpoint in out
@@ -989,7 +990,7 @@ with noisy_embeddings(chat, neftune, seed) as noise:
         warmup=0.1,
         schedule="linear",
         weight_decay=0.0,
-        precision="fp32",
+        precision=precision,
         seed=seed,
         keep=1,
         label="instruction tuning",
@@ -2259,7 +2260,7 @@ for run in recorded:
     varied = {
         k: v
         for k, v in run["parameters"].items()
-        if k not in ("seed", "eval_rows", "steps_timed")
+        if k not in ("seed", "eval_rows", "steps_timed", "precision")
     }
     what = ", ".join(f"{k}={v}" for k, v in varied.items()) or "as in this notebook"
     groups_of_runs.setdefault((run["group"], what), []).append(run["metrics"])
@@ -2436,6 +2437,7 @@ settings_used = {
         "prompt weight": prompt_weight,
         "NEFTune alpha": neftune,
         "answers learnt": learn,
+        "precision": precision,
         "whole answers only": whole,
     },
     **{"template": template, "seed": seed},
