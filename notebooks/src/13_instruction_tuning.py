@@ -940,6 +940,7 @@ chat.activation_checkpointing_enable()
 twice, twice_loss = kept_for_backward(chat, first_rows)
 if not recompute:
     chat.activation_checkpointing_disable()
+    chat.disable_input_require_grads()  # a hook that it leaves behind
 weights = sum(p.numel() for p in chat.parameters()) * 4 / 1e6
 print(
     f"weights {weights:,.0f} MB; activations of {len(first_rows['row'])} conversations:"
@@ -1871,7 +1872,7 @@ def loss_under_noise(alpha):
 
 with torch.no_grad():
     rows_embedded = chat.get_input_embeddings()(four["input_ids"].to(chat.device)).cpu()
-rows_embedded = rows_embedded * four["attention_mask"][..., None]
+rows_embedded = rows_embedded.detach() * four["attention_mask"][..., None]
 row_length = float(rows_embedded.flatten(1).norm(dim=1).mean())
 shares = [(a, a / math.sqrt(3) / row_length) for a in (0.0, 5.0, 45.0)]
 show.table(
