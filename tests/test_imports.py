@@ -24,7 +24,7 @@ FLOORS = [
     ["chat_templates", "vocabularies"],
     ["encode", "encode_lm", "encode_chat", "encode_pairs", "encode_spans", "encode_tags"],
     ["batches"],
-    ["batches_denoising", "batches_lm", "packed_attention", "packing"],
+    ["batches_denoising", "batches_lm", "batches_tokens", "packed_attention", "packing"],
     ["losses"],
     ["losses_lm"],
     [

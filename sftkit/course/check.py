@@ -173,8 +173,8 @@ def _assigned(code: str) -> set[str]:
         todo: list[ast.AST] = [ast.parse(code)]
     except SyntaxError:  # a magic command
         return set()
-    inner = (ast.FunctionDef, ast.ClassDef, ast.Lambda, ast.ListComp, ast.SetComp)
-    inner += (ast.DictComp, ast.GeneratorExp)
+    inside = (ast.FunctionDef, ast.ClassDef, ast.Lambda)
+    loops = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
     found = set()
     while todo:
         node = todo.pop()
@@ -182,7 +182,7 @@ def _assigned(code: str) -> set[str]:
             found.add(node.id)
         if isinstance(node, ast.Assign) and _is_meant(node):
             continue
-        todo += [n for n in ast.iter_child_nodes(node) if not isinstance(n, inner)]
+        todo += [n for n in ast.iter_child_nodes(node) if not isinstance(n, (*inside, *loops))]
     return found
 
 
