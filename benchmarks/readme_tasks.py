@@ -176,4 +176,4 @@ def _before_and_after(runs: Sequence[Record]) -> list[str]:
         for key in ("following_before", "following_few_shot", "following")
     )
     trained = statistics.median(r["metrics"]["seconds"]["training"] for r in runs)
-    return [f"untrained: {before}; with examples: {few}", "", after, f"{trained:,.0f}"]
+    return [f"as downloaded: {before}; with examples: {few}", "", after, f"{trained:,.0f}"]

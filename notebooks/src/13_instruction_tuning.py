@@ -2313,9 +2313,9 @@ if recorded:
     )
 
 # %% [markdown]
-# The learning rate: each point is a run, the line their mean, the bar the 95 % interval of three
-# seeds (t). All are compared on the same held-out tasks; other rates than the notebook's own on
-# the first half of them.
+# Once the group `rates` is recorded, a figure stands here: tasks and news by learning rate, each
+# point a run, the line their mean, the bar the 95 % interval of three seeds (t). The notebook's own
+# rate is measured on all 96 tasks, the others on the first half of them.
 
 # %%
 OWN_RATE = 2e-3  # of the group "live"
@@ -2396,9 +2396,8 @@ if of_docs:
 #
 # The job `languages` is the other side. Its answers stop and have the form of the trained ones, but
 # a new key needs a word that training never showed. There the model takes one that it was trained
-# on. **Fine-tuning on few examples teaches a form. What is
-# to be known must be there already**, in the weights or in the prompt. Run it, and read section
-# 10: `sftkit run 13 -p data=languages`.
+# on. **Fine-tuning on few examples teaches a form. What is to be known must be there already**, in
+# the weights or in the prompt. Run it, and read section 10: `sftkit run 13 -p data=languages`.
 #
 # Every run also does sections 16 and 17, with its own seed. The first two columns of numbers
 # are the share of right answers before and after training on own answers, then come the
