@@ -251,19 +251,21 @@ class Batches:
     def _cut(self, rows: np.ndarray) -> list[np.ndarray]:
         return [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
 
+    def passes(self, step: np.ndarray) -> list[np.ndarray]:
+        """The rows of a step, by forward pass."""
+        size = self.micro_batch_size
+        return [step[i : i + size] for i in range(0, len(step), size)]
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[list[Batch]]:
         """The steps of an epoch from number ``start`` on, each a list of micro-batches."""
-        for rows in self.order(epoch)[start:]:
-            yield [
-                self.examples.batch(rows[i : i + self.micro_batch_size])
-                for i in range(0, len(rows), self.micro_batch_size)
-            ]
+        for step in self.order(epoch)[start:]:
+            yield [self.examples.batch(rows) for rows in self.passes(step)]
 
     def layout(self, epoch: int) -> Iterator[list[int]]:
         """Tokens in each row, one list per forward pass of an epoch."""
-        for rows in self.order(epoch):
-            for i in range(0, len(rows), self.micro_batch_size):
-                yield self.examples.lengths[rows[i : i + self.micro_batch_size]].tolist()
+        for step in self.order(epoch):
+            for rows in self.passes(step):
+                yield self.examples.lengths[rows].tolist()
 
     def settings(self) -> dict[str, Any]:
         """What fixes the order of the data, for checkpoints and records."""

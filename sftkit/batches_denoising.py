@@ -106,9 +106,8 @@ class DenoisingBatches(Batches):
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[list[Batch]]:
         """As in `Batches`, with what is damaged in this epoch."""
-        size = self.micro_batch_size
-        for rows in self.order(epoch)[start:]:
-            yield [self.damaged(rows[i : i + size], epoch) for i in range(0, len(rows), size)]
+        for step in self.order(epoch)[start:]:
+            yield [self.damaged(rows, epoch) for rows in self.passes(step)]
 
     def damaged(self, rows: np.ndarray, epoch: int) -> Batch:
         """The batch of these rows as it is in an epoch: ``labels`` are the whole texts."""

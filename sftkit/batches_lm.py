@@ -78,12 +78,9 @@ class MaskedBatches(Batches):
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[list[Batch]]:
         """As in `Batches`, with the masks of this epoch."""
-        size = self.micro_batch_size
-        for rows in self.order(epoch)[start:]:
-            yield [
-                self.masked(rows[i : i + size], epoch if self.fixed is None else self.fixed)
-                for i in range(0, len(rows), size)
-            ]
+        drawn = epoch if self.fixed is None else self.fixed
+        for step in self.order(epoch)[start:]:
+            yield [self.masked(rows, drawn) for rows in self.passes(step)]
 
     def masked(self, rows: np.ndarray, epoch: int) -> Batch:
         """The batch of these rows with the masks that they have in an epoch."""

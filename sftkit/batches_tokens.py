@@ -11,17 +11,13 @@ drawn anew each epoch, and so is the order of the steps; their number is always 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from sftkit.arguments import whole
 from sftkit.batches import Batches, Examples
 from sftkit.errors import EncodeError
-
-if TYPE_CHECKING:
-    from sftkit.batches import Batch
 
 
 class TokenBatches(Batches):
@@ -79,17 +75,6 @@ class TokenBatches(Batches):
         """The rows of a step, by forward pass."""
         groups = self._groups(self.examples.lengths[step], self.micro_tokens)
         return [step[group] for group in groups]
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[list[Batch]]:
-        """The steps of an epoch from number ``start`` on, each a list of micro-batches."""
-        for step in self.order(epoch)[start:]:
-            yield [self.examples.batch(rows) for rows in self.passes(step)]
-
-    def layout(self, epoch: int) -> Iterator[list[int]]:
-        """Tokens in each row, one list per forward pass of an epoch."""
-        for step in self.order(epoch):
-            for rows in self.passes(step):
-                yield self.examples.lengths[rows].tolist()
 
     def settings(self) -> dict[str, Any]:
         """What fixes the order of the data, for checkpoints and records."""
