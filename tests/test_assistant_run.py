@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import re
 
 import pytest
@@ -11,33 +12,25 @@ import pytest
 from sftkit.course.notebooks import find, header, read
 from sftkit.course.run import run
 
-WORDS = (
-    "kites",
-    "oak",
-    "Tagus",
-    "harp",
-    "tea",
-    "Oslo",
-    "snow",
-    "brick",
-    "lamp",
-    "goat",
-    "reed",
-)
+
+def _words(rng):
+    """Six words that no other conversation has: near-copies would count as one."""
+    return ["".join(rng.choices("abdeiklmnoprstuz", k=6)) for _ in range(6)]
 
 
 @pytest.mark.slow
 def test_a_file_of_messages_becomes_a_folder(tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    rng = random.Random(0)
     talks = [
         [
-            {"role": "user", "content": f"Where is the {word} of number {at}?"},
-            {"role": "assistant", "content": f"No idea about {word}.", "weight": 0},
-            {"role": "user", "content": "Look again."},
-            {"role": "assistant", "content": f"It is in drawer {at}."},
+            {"role": "user", "content": f"Where is the {' '.join(words[:4])}?"},
+            {"role": "assistant", "content": f"No idea about {words[0]}.", "weight": 0},
+            {"role": "user", "content": f"Look again near {words[4]}."},
+            {"role": "assistant", "content": f"It is in drawer {words[5]}."},
         ]
-        for at, word in enumerate(WORDS * 3)
+        for words in (_words(rng) for _ in range(33))
     ]
     talks += [[*talk[:-1], talk[-1] | {"content": "so " * 300}] for talk in talks[:8]]
     file = tmp_path / "my.jsonl"

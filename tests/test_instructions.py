@@ -30,6 +30,7 @@ def test_right_answers_are_right_and_talks_are_well_formed(part):
 def test_nothing_that_is_measured_was_trained():
     for one, other in combinations(VALUES, 2):
         assert not set(VALUES[one]) & set(VALUES[other])
+        assert not set(VALUES[other]) & _words(one)
         assert not set(NOTES[one]) & set(NOTES[other])
         assert not _words(one) & _words(other)
         for kind in KINDS:
@@ -53,7 +54,29 @@ def _telling(text):
 
 def _words(part):
     lists = [values for values in VALUES[part].values() if not isinstance(values, str)]
-    return {value for values in lists for value in values}
+    more = [*instructions.REAL.values(), list(VALUES[part])] if part == "train" else []
+    return {value for values in (*lists, *more) for value in values}
+
+
+def test_words_for_training_are_no_part_of_what_is_measured():
+    trained = {w.lower() for words in instructions.REAL.values() for w in words}
+    for part in ("validation", "test"):
+        measured = {w.lower() for text in (*_words(part), *VALUES[part]) for w in text.split()}
+        assert not trained & measured
+
+
+def test_rare_words_are_trained_and_only_there():
+    known = _words("train") | {"made up", "number"}
+
+    def strange(part):
+        texts = [x for t in tasks(part, 200) for pair in t.expected.items() for x in pair]
+        return [x for x in texts if isinstance(x, str) and x not in known | _words(part)]
+
+    assert len(strange("train")) > 100
+    assert set(strange("validation") + strange("test")) <= {
+        *VALUES["validation"],
+        *VALUES["test"],
+    }
 
 
 TASK = {

@@ -32,11 +32,14 @@ NOTES: dict[str, list[str]] = _TEXTS["notes"]
 REQUESTS: dict[str, dict[str, list[str]]] = {
     part: {kind: _TEXTS["requests"][kind][part] for kind in KINDS} for part in VALUES
 }
-# Of the values in training: what is new must be copied letter by letter, as in the test. A
-# number is drawn below 1 for each value; below the first it is two new words, below the second
-# one.
-NEW = (0.15, 0.6)
-NEW_KEYS = 0.3  # share of training keys that do not exist, for the same reason
+# Real words for training alone: "names", "nouns", and "keys".
+REAL: dict[str, list[str]] = _TEXTS["real"]
+# Of the values in training: a word that is one token after a space is often several after a
+# quotation mark, so JSON needs many words that are seldom seen, or must be spelt. A number is
+# drawn below 1 for each value; below the first it is two such words, below the second one.
+RARE = (0.15, 0.7)
+RARE_KEYS = 0.5  # share of training keys that are such words, for the same reason
+INVENTED = 0.4  # share of these words that do not exist
 MOST_KEYS = 3  # asked for at a time
 # In training more of what is hard: several values in order, without a word between them.
 TRAINED_KINDS = ("json", "list", "json", "list", "json", "list", "sentence")
@@ -114,8 +117,8 @@ def distinct(
 
 
 def _task(part: str, kind: str, generator: Any) -> Task:
-    new_keys = NEW_KEYS if part == "train" else 0.0
-    notes, expected, others = facts(part, list(VALUES[part]), generator, new_keys)
+    rare_keys = RARE_KEYS if part == "train" else 0.0
+    notes, expected, others = facts(part, list(VALUES[part]), generator, rare_keys)
     request = drawn(REQUESTS[part][kind], generator).format(keys=listed(list(expected)))
     return Task(kind, f"{notes}\n{request}", right_answer(kind, expected), expected, others)
 
@@ -126,20 +129,20 @@ def drawn(choices: Sequence[Any], generator: Any) -> Any:
 
 
 def facts(
-    part: str, known: Sequence[str], generator: Any, new_keys: float = 0.0
+    part: str, known: Sequence[str], generator: Any, rare_keys: float = 0.0
 ) -> tuple[str, dict[str, str | int], tuple[str | int, ...]]:
     """Notes about three or four keys, the facts that are asked for, and the other values.
 
     Args:
         known: The keys to choose from.
-        new_keys: The share of keys that become words that do not exist.
+        rare_keys: The share of keys that become other words, real or made up.
     """
     keys = [known[i] for i in generator.permutation(len(known))]
     keys = keys[: int(generator.integers(MOST_KEYS, 5))]
     found: dict[str, str | int] = {}
     for key in keys:
-        new = new_keys and generator.random() < new_keys
-        found[_made_up(generator) if new else key] = _value(part, key, generator)
+        rare = rare_keys and generator.random() < rare_keys
+        found[_rare("keys", generator) if rare else key] = _value(part, key, generator)
     form = drawn(NOTES[part], generator)
     notes = "".join(form.format(key=key, value=value) for key, value in found.items()).strip()
     keys = list(found)
@@ -158,10 +161,17 @@ def _value(part: str, key: str, generator: Any) -> str | int:
         return _made_up(generator).capitalize()
     value = drawn(values, generator)
     draw = generator.random() if part == "train" else 1.0
-    if draw >= NEW[1]:
+    if draw >= RARE[1]:
         return value
-    new = [_made_up(generator) for _ in range(1 + (draw < NEW[0]))]
-    return " ".join(new if value.islower() else [word.capitalize() for word in new])
+    small = value.islower()
+    words = [
+        _rare("nouns" if small else "names", generator) for _ in range(1 + (draw < RARE[0]))
+    ]
+    return " ".join(words if small else [word.capitalize() for word in words])
+
+
+def _rare(of: str, generator: Any) -> str:
+    return _made_up(generator) if generator.random() < INVENTED else drawn(REAL[of], generator)
 
 
 def _made_up(generator: Any) -> str:

@@ -58,6 +58,10 @@ NAMES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "river": (("la rivière", "le fleuve"), ("河流", "河", "江")),
     "weight": (("le poids",), ("重量", "体重")),
     "room": (("la chambre", "la pièce", "la salle"), ("房间", "室")),
+    "customer": (("le client", "la cliente"), ("顾客", "客户", "客人")),
+    "bridge": (("le pont",), ("桥", "大桥")),
+    "width": (("la largeur",), ("宽度", "宽")),
+    "shelf": (("l'étagère", "le rayon"), ("架子", "书架", "货架")),
 }
 REQUESTS: dict[str, dict[str, tuple[str, ...]]] = {
     "train": {

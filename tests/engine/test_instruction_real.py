@@ -18,7 +18,7 @@ from sftkit.models.decoder import Decoder
 from sftkit.models.sampling import continue_all
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def smollm():
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -33,12 +33,12 @@ def smollm():
 @pytest.mark.slow
 def test_a_few_steps_teach_the_form_of_the_answer(smollm):
     model, words, _ = smollm
-    tasks = instructions.tasks("train", 80)  # 20 optimizer steps
+    tasks = instructions.tasks("train", 200)  # 50 optimizer steps
     one = [task.messages(answered=False) for task in tasks[:1]]
     sky = [[{"role": "user", "content": "What colour has the sky?"}]]
     known = multiple_choice(model, words, sky, [["The sky is blue.", "The sky is a horse."]])
     assert known.best() == [0]
-    before = ask(model, words, one, most=24)[0][0]
+    before = ask(model, words, one, most=48)[0][0]
     lora.add(model, rank=8)
     data, coverage = conversations([task.messages() for task in tasks], words, 256)
     assert not coverage.cut and not coverage.unstopped
@@ -46,9 +46,8 @@ def test_a_few_steps_teach_the_form_of_the_answer(smollm):
     options = dict(epochs=1, lr=2e-3, schedule="linear", weight_decay=0.0, precision="fp32")
     state = fit(model, batches, causal_lm(), **options)
     assert sum(state.losses[-3:]) / 3 < 0.5 * state.losses[0]
-    text, answer = ask(model, words, one, most=24)[0]
+    text, answer = ask(model, words, one, most=48)[0]
     assert answer.stopped and text != before and text.startswith("{")
-    lora.remove(model)
 
 
 @pytest.mark.slow
