@@ -6,6 +6,7 @@ import json
 import re
 from itertools import combinations
 
+import numpy as np
 import pytest
 
 from sftkit.corpora import instructions
@@ -46,6 +47,19 @@ def test_tested_wordings_are_no_training_wordings_turned_round():
         for text in (*REQUESTS["validation"][kind], *REQUESTS["test"][kind]):
             own = _telling(text)
             assert max(len(own & other) / len(own | other) for other in train) < 0.55, text
+
+
+def test_no_request_put_together_of_parts_is_near_a_tested_one():
+    generator = np.random.default_rng(0)
+    for kind in KINDS:
+        made = {instructions._composed(kind, generator) for _ in range(4_000)}
+        assert len(made) > 700
+        assert all(text.count("{") == 1 and "{keys}" in text for text in made)
+        train = [_telling(text) for text in made]
+        for text in REQUESTS["test"][kind]:
+            own = _telling(text)
+            assert max(len(own & other) / len(own | other) for other in train) < 0.55, text
+        assert not made & {*REQUESTS["validation"][kind], *REQUESTS["test"][kind]}
 
 
 def _telling(text):

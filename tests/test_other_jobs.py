@@ -6,8 +6,8 @@ import pytest
 
 from sftkit.corpora import docstrings, documentation, languages
 from sftkit.corpora.chat_formats import checked
+from sftkit.corpora.checked_tasks import Task
 from sftkit.corpora.documentation import Call
-from sftkit.corpora.instructions import Task
 from sftkit.corpora.questions import LIBRARIES
 from sftkit.errors import CorpusError
 

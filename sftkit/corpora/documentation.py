@@ -15,7 +15,7 @@ import re
 from typing import Any
 
 from sftkit.corpora import docstrings
-from sftkit.corpora.instructions import Task, distinct, drawn, few_shot
+from sftkit.corpora.checked_tasks import Task, distinct, drawn, few_shot
 from sftkit.corpora.questions import LIBRARIES
 
 __all__ = ["KINDS", "LIBRARIES", "WORDINGS", "Call", "few_shot", "lexical", "tasks", "wrong"]

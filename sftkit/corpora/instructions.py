@@ -11,16 +11,24 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sftkit.corpora.chat_formats import Message
-from sftkit.errors import CorpusError
+from sftkit.corpora.checked_tasks import (
+    SYSTEM,
+    Task,
+    distinct,
+    drawn,
+    few_shot,
+    in_order,
+    listed,
+    located,
+)
+
+__all__ = ["KINDS", "SYSTEM", "Task", "facts", "few_shot", "right_answer", "tasks", "wrong"]
 
 KINDS = ("json", "list", "sentence")
-SYSTEM = "Do exactly what is asked."
 
 _TEXTS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 # Split to key to its possible values, or `NUMBER`, or `MADE_UP`.
@@ -32,6 +40,9 @@ NOTES: dict[str, list[str]] = _TEXTS["notes"]
 REQUESTS: dict[str, dict[str, list[str]]] = {
     part: {kind: _TEXTS["requests"][kind][part] for kind in KINDS} for part in VALUES
 }
+# Parts of which more requests for training are put together, in lower case.
+COMPOSED: dict[str, Any] = _TEXTS["composed"]
+COMPOSED_SHARE = 0.5  # of the training requests
 # Real words for training alone: "names", "nouns", and "keys".
 REAL: dict[str, list[str]] = _TEXTS["real"]
 # Of the values in training: a word that is one token after a space is often several after a
@@ -45,33 +56,6 @@ MOST_KEYS = 3  # asked for at a time
 TRAINED_KINDS = ("json", "list", "json", "list", "json", "list", "sentence")
 TRAINED_KEYS = (1, 2, 2, 3, 3)
 NUMBERS = (2, 98)
-
-
-@dataclass(frozen=True)
-class Task:
-    """A request, a right answer, and what the answer must hold.
-
-    Attributes:
-        kind: One of `KINDS`.
-        prompt: What the user says.
-        answer: One right answer, in the form that is trained.
-        expected: Key to value, in the order asked for.
-        others: The values in the notes that were not asked for.
-    """
-
-    kind: str
-    prompt: str
-    answer: str
-    expected: dict[str, str | int]
-    others: tuple[str | int, ...] = ()
-
-    def messages(self, answered: bool = True) -> list[Message]:
-        """As turns, with the answer or ready to be answered."""
-        asked = [
-            {"role": "system", "content": SYSTEM},
-            {"role": "user", "content": self.prompt},
-        ]
-        return [*asked, {"role": "assistant", "content": self.answer}] if answered else asked
 
 
 def tasks(part: str, n: int, seed: int = 0) -> list[Task]:
@@ -88,44 +72,29 @@ def tasks(part: str, n: int, seed: int = 0) -> list[Task]:
     return distinct(make, VALUES, part, n, seed)
 
 
-def distinct(
-    make: Callable[[int, Any], Task], parts: Collection[str], part: str, n: int, seed: int
-) -> list[Task]:
-    """``n`` tasks with different prompts.
-
-    Args:
-        make: Gives a task, from the number of those found so far and a numpy generator.
-        parts: The splits that there are.
-
-    Raises:
-        CorpusError: An unknown split, or more tasks than there are.
-    """
-    import numpy as np
-
-    if part not in parts or n < 1:
-        raise CorpusError(
-            f"{n} tasks of part {part!r}.", f"Give at least 1, of {', '.join(parts)}."
-        )
-    generator = np.random.default_rng([seed, list(parts).index(part)])
-    found: dict[str, Task] = {}
-    for _ in range(20 * n):
-        task = make(len(found), generator)
-        found.setdefault(task.prompt, task)
-        if len(found) == n:
-            return list(found.values())
-    raise CorpusError(f"There are not {n:,} different tasks for {part}.", "Ask for fewer.")
-
-
 def _task(part: str, kind: str, generator: Any) -> Task:
     rare_keys = RARE_KEYS if part == "train" else 0.0
     notes, expected, others = facts(part, list(VALUES[part]), generator, rare_keys)
-    request = drawn(REQUESTS[part][kind], generator).format(keys=listed(list(expected)))
+    composed = part == "train" and generator.random() < COMPOSED_SHARE
+    request = _composed(kind, generator) if composed else drawn(REQUESTS[part][kind], generator)
+    request = request.format(keys=listed(list(expected)))
     return Task(kind, f"{notes}\n{request}", right_answer(kind, expected), expected, others)
 
 
-def drawn(choices: Sequence[Any], generator: Any) -> Any:
-    """One of several, each as likely."""
-    return choices[int(generator.integers(len(choices)))]
+def _composed(kind: str, generator: Any) -> str:
+    """A request put together of parts, with a place for the keys."""
+    form = int(generator.integers(3))
+    if form == 0:
+        frame = drawn(COMPOSED["wishes"], generator)
+        filled = frame.replace("{thing}", drawn(COMPOSED["things"][kind], generator))
+    else:
+        frame = drawn(COMPOSED["frames"], generator)
+        order = drawn(COMPOSED["orders"][kind], generator)
+        if form == 1:
+            then = drawn(COMPOSED["then"][kind], generator)
+            order = f"{drawn(COMPOSED['find'], generator)} {{keys}} and {then}"
+        filled = frame.replace("{order}", order)
+    return filled if filled.startswith("{") else filled[0].upper() + filled[1:]
 
 
 def facts(
@@ -244,41 +213,6 @@ def _wrong_sentence(task: Task, answer: str) -> str:
 _NOTED = re.compile(r"^- |[=|{}]|:\s")
 
 
-def located(
-    words: Sequence[str], text: str, flags: int = 0
-) -> tuple[dict[str, list[int]], str]:
-    """Where each of some words stands in a text, and the text with those words blotted out.
-
-    The longest are looked for first: "rain" does not stand in "rain boots" when both are given.
-    """
-    found: dict[str, list[int]] = {}
-    for word in sorted(words, key=len, reverse=True):
-        if word not in found:
-            pattern = re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", flags)
-            found[word] = [match.start() for match in pattern.finditer(text)]
-            text = pattern.sub(lambda match: "\0" * len(match[0]), text)
-    return found, text
-
-
-def in_order(
-    keys: Sequence[int], places: Sequence[Sequence[int]], values: Sequence[str]
-) -> bool:
-    """Whether values stand in the order of their keys: none has another's place.
-
-    Args:
-        keys: Where each key stands.
-        places: Where each key's value stands, at least one place each.
-        values: The values; two keys may have one value, which may then stand there twice.
-    """
-    at = [
-        several[min(values[:row].count(values[row]), len(several) - 1)]
-        for row, several in enumerate(places)
-    ]
-    by_key = sorted(range(len(keys)), key=lambda row: keys[row])
-    by_place = sorted(range(len(keys)), key=lambda row: at[row])
-    return [values[row] for row in by_key] == [values[row] for row in by_place]
-
-
 def _wrong_json(task: Task, answer: str) -> str:
     try:
         found = json.loads(answer)
@@ -290,15 +224,3 @@ def _wrong_json(task: Task, answer: str) -> str:
         return "wrong keys"
     same = all(str(found[key]) == str(value) for key, value in task.expected.items())
     return "" if same else "wrong values"
-
-
-def few_shot(task: Task, shots: Sequence[Task]) -> list[Message]:
-    """The task after a few solved ones, as earlier turns: what to try before training."""
-    turns = task.messages(answered=False)
-    solved = [turn for shot in shots for turn in shot.messages()[1:]]
-    return [turns[0], *solved, *turns[1:]]
-
-
-def listed(words: Sequence[str], last: str = "and") -> str:
-    """a, b and c."""
-    return f" {last} ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from sftkit.corpora import instructions
-from sftkit.corpora.instructions import VALUES, Task, distinct, drawn, few_shot
+from sftkit.corpora.checked_tasks import Task, distinct, drawn, few_shot, in_order, listed
+from sftkit.corpora.instructions import VALUES
 
 __all__ = ["KINDS", "NAMES", "REQUESTS", "few_shot", "right_answer", "tasks", "wrong"]
 
@@ -100,7 +101,7 @@ def tasks(part: str, n: int, seed: int = 0) -> list[Task]:
         known = [key for key in VALUES[part] if key in NAMES]
         notes, expected, others = instructions.facts(part, known, generator)
         request = drawn(REQUESTS[part][kind], generator)
-        request = request.format(keys=instructions.listed([f"the {key}" for key in expected]))
+        request = request.format(keys=listed([f"the {key}" for key in expected]))
         request = request[0].upper() + request[1:]
         return Task(kind, f"{notes}\n{request}", right_answer(kind, expected), expected, others)
 
@@ -113,7 +114,7 @@ def right_answer(kind: str, expected: dict[str, str | int]) -> str:
         said = "，".join(f"{NAMES[key][1][0]}是{value}" for key, value in expected.items())
         return f"{said}。"
     parts = [f"{NAMES[key][0][0]} est {value}" for key, value in expected.items()]
-    said = instructions.listed(parts, "et")
+    said = listed(parts, "et")
     return f"{said[0].upper()}{said[1:]}."
 
 
@@ -135,7 +136,7 @@ def wrong(task: Task, answer: str) -> str:
         return "a name is missing"
     values = [str(value) for value in task.expected.values()]
     places = [_places(value, answer, chinese) for value in values]
-    if not all(places) or not instructions.in_order(keys, places, values):
+    if not all(places) or not in_order(keys, places, values):
         return "wrong values"
     others = (str(value) for value in task.others if str(value) not in values)
     return "says more" if any(_places(value, answer, chinese) for value in others) else ""
