@@ -73,7 +73,7 @@ class Job(campaign.Job):
     def seconds(self) -> float:
         """An estimate for one thread."""
         p = self.parameters
-        rows = p.get("train_rows", 1_000) * p.get("epochs", 1.0)
+        rows = p.get("train_rows", 1_400) * p.get("epochs", 1.0)
         rows *= LONGER.get(p.get("data", ""), 1.0)
         more = PER_NEW_TASK * p.get("new_tasks", 0)
         more += PER_TEACHER_ANSWER * p.get("teacher_answers", 0)

@@ -32,7 +32,7 @@
 model: str = "smollm2-135m-instruct"  # or a folder, or tiny (random weights)
 data: str = "instructions"  # documentation, languages, dialogues, your file, hub:ID
 template: str = "own"  # own (the model's), chatml, or plain
-train_rows: int = 1000  # training conversations
+train_rows: int = 1400  # training conversations
 eval_rows: int = 36  # held-out instructions that are answered
 train: str = "lora"  # lora, all, or top-1, top-2, ...: the last blocks
 rank: int = 16  # of the adapters of lora
@@ -566,6 +566,7 @@ for kind in instructions.KINDS:
 # is often one token; after a quotation mark the same word is several others. A list copies
 # tokens out of the notes. JSON must **spell** such a word with tokens that the notes do not
 # contain. This is why so many training tasks are about words that are rare, or do not exist.
+
 
 # %%
 def pieces(text):
@@ -1218,7 +1219,10 @@ show.table(
 # %%
 if "json" in job.KINDS:
     of_json = [i for i, t in enumerate(test_tasks) if t.kind == "json"]
-    by_spelling = {"every word has the tokens of the notes": [], "some word has not": []}
+    by_spelling = {
+        "every word has the tokens of the notes": [],
+        "some word has not": [],
+    }
     for i in of_json:
         which = list(by_spelling)[bool(spelt_anew(test_tasks[i]))]
         by_spelling[which].append(not after["wrong"][i])
