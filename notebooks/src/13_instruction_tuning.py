@@ -629,7 +629,7 @@ for kind in ("json", "sentence"):
 #   is said in the words of the docstring's first line. Libraries and wordings of the test are
 #   never trained on.
 # - `data="languages"`: the same notes, to be said in one French or Chinese sentence. The words
-#   for the test's keys (the river, the author) are never trained on: the model must know them.
+#   for the test's keys (the bridge, the customer) are never trained on: the model must know them.
 
 # %%
 asked_of_docs = documentation.tasks("test", 200, TEST_SEED)
@@ -2356,6 +2356,27 @@ if recorded:
         ],
         ("group", "run", "seeds", "before", "right", "stops", "perplexity"),
         "Right and stopped in percent, perplexity on news: mean (smallest to largest)",
+    )
+
+# %% [markdown]
+# The same runs by kind of task:
+
+# %%
+if recorded:
+    show.table(
+        [
+            (
+                *names,
+                *(
+                    over_seeds([m["right_by_kind"] for m in runs], kind, 100)
+                    for kind in instructions.KINDS
+                ),
+            )
+            for names, runs in groups_of_runs.items()
+            if set(runs[0]["right_by_kind"]) == set(instructions.KINDS)
+        ],
+        ("group", "run", *instructions.KINDS),
+        "Right in percent: mean (smallest to largest)",
     )
 
 # %% [markdown]
