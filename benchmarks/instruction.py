@@ -6,9 +6,10 @@
     python benchmarks/instruction.py --minutes 60    # begin no run after an hour
 
 What has a goal has three seeds: ``live`` (the notebook's own parameters), ``all`` (every
-parameter trained), and the documentation. Everything else is compared with ``short``, which is
-``live`` with 360 conversations, three seeds too. So have the learning rates; the rest have one
-seed each: a difference within the range of three seeds is none.
+parameter trained), ``long`` (3,000 conversations), and the documentation. Everything else is
+compared with ``short``, which is ``live`` with 360 conversations, three seeds too. So have the
+learning rates; the rest have one seed each: a difference within the range of three seeds is
+none.
 
 It may be interrupted at any time: a finished run is in the records, an unfinished one goes on
 from its last checkpoint. A record counts until it is made again with ``--force``.
@@ -32,6 +33,7 @@ NOTEBOOK = "13"
 GROUPS = (
     "live",
     "all",
+    "long",
     "short",
     "rates",
     "top",
@@ -46,7 +48,7 @@ GROUPS = (
 )
 SEEDS = (0, 1, 2)
 RATES = (5e-4, 8e-3)
-SHORT = {"train_rows": 360}
+SHORT, LONG = {"train_rows": 360}, {"train_rows": 3_000}
 # Of every run: more held-out tasks than the notebook answers, and no time for the clock.
 COMMON = {"eval_rows": 48, "steps_timed": 4}
 MORE = {"eval_rows": 96}  # of what has a goal, and of jobs whose kinds are looked at apart
@@ -86,6 +88,7 @@ def jobs() -> list[Job]:
     return [
         *(_job("live", seed, **MORE) for seed in SEEDS),
         *(_job("all", seed, train="all", lr=2e-4, **MORE) for seed in SEEDS),
+        *(_job("long", seed, **LONG, **MORE) for seed in SEEDS),
         *(_job("short", seed, **SHORT) for seed in SEEDS),
         # A quarter of the notebook's own, 2e-3, and four times as much.
         *(_job("rates", seed, lr=lr, **SHORT) for lr in RATES for seed in SEEDS),
