@@ -153,8 +153,9 @@ def _summaries(runs: Sequence[Record]) -> list[list[str]]:
 
 def _instruction(runs: Sequence[Record]) -> list[list[str]]:
     names = {
-        "sizes": "LoRA",
+        "short": "LoRA",
         "live": "LoRA",
+        "long": "LoRA",
         "all": "all parameters",
         "top": "the last {} blocks",
     }
