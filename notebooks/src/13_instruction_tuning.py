@@ -576,7 +576,7 @@ def pieces(text):
 
 
 def spelt_anew(task):
-    """The words of an answer whose tokens after a quotation mark are not those of the notes."""
+    """Words of an answer that have other tokens after a quotation mark."""
     words = [*task.expected, *task.expected.values()]
     words = [word for word in words if isinstance(word, str)]
     return [word for word in words if pieces(f" {word}") != pieces(word)]
