@@ -2381,8 +2381,8 @@ if recorded:
 
 # %% [markdown]
 # Do more conversations help? And how much may one step learn? In both figures each point is a
-# run, the line their mean, the bar the 95 % interval of several seeds (t). On the right of each:
-# what is forgotten.
+# run, the line their mean, the bar the 95 % interval of several seeds (t); a single run has
+# none. On the right of each: what is forgotten.
 
 # %%
 OWN_RATE, OWN_ROWS = 2e-3, 1_400  # of this notebook
