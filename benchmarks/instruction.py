@@ -54,7 +54,7 @@ COMMON = {"eval_rows": 48, "steps_timed": 4}
 MORE = {"eval_rows": 96}  # of what has a goal, and of jobs whose kinds are looked at apart
 # For the estimate: seconds of one thread per training conversation, and for all the rest (a run
 # of 60 conversations and 12 tasks took 273 of processor time beside other work, 2026-11-23).
-PER_ROW = {"lora": 0.4, "all": 0.55, "top-6": 0.25, "top-15": 0.35}
+PER_ROW = {"lora": 0.4, "all": 0.55, "top-15": 0.35}
 AROUND = 160.0
 LONGER = {"documentation": 2.5}  # its prompts have so many times the tokens
 PER_NEW_TASK = 4.0  # four answers drawn, learnt, and up to two test tasks answered
@@ -92,7 +92,6 @@ def jobs() -> list[Job]:
         *(_job("short", seed, **SHORT) for seed in SEEDS),
         # A quarter of the notebook's own, 2e-3, and four times as much.
         *(_job("rates", seed, lr=lr, **SHORT) for lr in RATES for seed in SEEDS),
-        _job("top", 0, train="top-6", lr=1e-3, **SHORT),
         _job("top", 0, train="top-15", lr=5e-4, **SHORT),
         *(_job("documentation", seed, data="documentation", **SHORT, **MORE) for seed in SEEDS),
         _job("languages", 0, data="languages", **SHORT, **MORE),

@@ -166,7 +166,12 @@ def _instruction(runs: Sequence[Record]) -> list[list[str]]:
             what = (f"13 instructions, {name.format(last)}", run["metrics"]["train_rows"])
             groups.setdefault(what, []).append(run)
     return [
-        [what, f"{rows:,} conversations", "done as asked", *_before_and_after(mine)]
+        [
+            what,
+            f"{rows:,} conversations",
+            f"done as asked, {mine[0]['parameters']['eval_rows']} tasks",
+            *_before_and_after(mine),
+        ]
         for (what, rows), mine in groups.items()
     ]
 
