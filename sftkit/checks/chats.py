@@ -95,9 +95,11 @@ class ChatReport:
         fig, ax = show.new_figure(2.6)
         edge = max(1.1 * self.limit, float(np.quantile(flat, 0.99)))
         ax.hist(np.minimum(flat, edge), bins=50)
-        ax.axvline(self.limit, color=show.COLOURS[2], linestyle="--")
+        ax.axvline(self.limit, color=show.COLOURS[2], linestyle="--", label="limit")
+        ax.legend()
         finding = f"{over:.1%} of the conversations exceed {self.limit} tokens"
-        ax.set(xlabel="length (tokens)", ylabel="conversations", title=finding)
+        piled = ", longer ones in the last bar" if flat.max() > edge else ""
+        ax.set(xlabel=f"length (tokens{piled})", ylabel="conversations", title=finding)
         return fig, f"Histogram with median {np.median(flat):.0f}; {finding}, a dashed line."
 
     def __repr__(self) -> str:

@@ -118,6 +118,7 @@ def mask_figure(
     """
     import numpy as np
     from matplotlib.colors import ListedColormap
+    from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     longest = max(map(len, rows))
@@ -141,6 +142,8 @@ def mask_figure(
     patches: list[Any] = [
         Patch(facecolor=_SHADES[k], edgecolor="#777", label=NAMES[k]) for k in shown
     ]
-    fig.legend(handles=patches, ncols=4, loc="outside lower center")
+    if documents is not None:
+        patches.append(Line2D([], [], color="#832db6", lw=2, label="a conversation begins"))
+    fig.legend(handles=patches, ncols=len(patches), loc="outside lower center")
     counts = ", ".join(f"{int((grid == k).sum())} {NAMES[k]}" for k in shown)
     return fig, f"{len(rows)} rows of up to {longest} tokens: {counts}."
