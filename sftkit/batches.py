@@ -91,7 +91,10 @@ class Examples:
                 if hasattr(column, "value_lengths"):
                     lengths.setdefault(name, []).append(column.value_lengths().to_numpy())
                     flat = column.flatten().to_numpy(zero_copy_only=False)
-                    parts.setdefault(name, []).append(flat.astype(np.int32))
+                    whole = flat.dtype.kind in "iub"
+                    parts.setdefault(name, []).append(
+                        flat.astype(np.int32 if whole else np.float32)
+                    )
                 else:
                     flat = column.to_numpy(zero_copy_only=False)
                     parts.setdefault(name, []).append(flat)

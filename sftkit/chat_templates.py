@@ -3,12 +3,14 @@
 A template is a small program in Jinja. transformers runs it in a sandbox: it can put texts
 together, and nothing else. In ChatML and Llama-3 the marks are special tokens, which no
 tokenizer makes from a user's text once such texts are refused (`encode_chat`). In the plain
-template the marks are ordinary words, which anybody can type: it is here to show that.
+template the marks are ordinary words, which anybody can type: it is here to show that. What
+the marks of a foreign template are is found by writing a conversation with it (`marks`).
 """
 
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,14 +26,19 @@ class Template:
         jinja: The program; ``stop`` in it is the tokenizer's ``eos_token``.
         special: Tokens that it writes and that must be special; the last one ends a turn.
             Empty: the tokenizer's own ``eos_token`` ends a turn.
-        marks: What begins a turn, where that is no special token.
     """
 
     jinja: str
     special: tuple[str, ...] = ()
-    marks: tuple[str, ...] = ()
 
 
+# To be found again in what a template writes; the roles that begin turns.
+_PROBE = [
+    {"role": role, "content": f"sftkit{word}probe"}
+    for role, word in zip(
+        ("system", "user", "assistant", "user"), ("one", "two", "three", "four"), strict=True
+    )
+]
 _ASK, _END = "{% if add_generation_prompt %}{{ '", "' }}{% endif %}"
 TEMPLATES = {
     "chatml": Template(
@@ -52,7 +59,6 @@ TEMPLATES = {
         "{{ '### ' + message['role'] | capitalize + '\n' + message['content'] }}"
         "{{ eos_token if message['role'] == 'assistant' else '' }}{{ '\n\n' }}"
         "{% endfor %}" + _ASK + "### Assistant\n" + _END,
-        marks=("### System", "### User", "### Assistant"),
     ),
 }
 
@@ -75,25 +81,58 @@ def use_template(tokenizer: Any, name: str) -> tuple[Any, int]:
         raise EncodeError(f"template {name!r}.", f"There are {', '.join(TEMPLATES)}.")
     template, other = TEMPLATES[name], copy.deepcopy(tokenizer)
     other.chat_template = template.jinja
-    added = 0
+    before = len(other)
     if template.special:
-        known = other.get_vocab()
-        missing = [token for token in template.special if token not in known]
+        special = _special(other)
+        # Those that are there as ordinary tokens become special, and are not counted as added.
+        missing = [token for token in template.special if token not in special]
         if missing:
-            added = other.add_special_tokens({"additional_special_tokens": missing})
+            other.add_special_tokens({"additional_special_tokens": missing})
         other.eos_token = template.special[-1]
     elif other.eos_token is None:
         raise EncodeError("the tokenizer has no eos_token.", "Set the one that ends a turn.")
-    return other, added
+    return other, len(other) - before
 
 
-def marks(tokenizer: Any) -> Sequence[str]:
-    """What must not stand in a message: it would begin or end a turn."""
+def _special(tokenizer: Any) -> set[str]:
     added = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special}
-    every = {*tokenizer.all_special_tokens, *added}
-    special = sorted(every, key=lambda token: (-len(token), token))  # the longest first
-    written = [t for t in TEMPLATES.values() if t.jinja == tokenizer.chat_template]
-    return [*special, *(mark for template in written for mark in template.marks)]
+    return {*tokenizer.all_special_tokens, *added}
+
+
+def marks(tokenizer: Any) -> list[str]:
+    """What must not stand in a message: it would begin or end a turn. The longest first.
+
+    These are the special tokens, and what the tokenizer's template writes before turns: other
+    tokens of their own (some models have such), or ordinary words. A template that cannot
+    write a short conversation has no marks but its special tokens.
+    """
+    special = _special(tokenizer)
+    own = {t.content for t in tokenizer.added_tokens_decoder.values()} - special
+    found = set(special)
+    for between in _between_turns(tokenizer):
+        found |= {token for token in own if token in between}
+        tokens = sorted(special | own, key=len, reverse=True)
+        for piece in re.split("|".join(map(re.escape, tokens)) if tokens else "$^", between):
+            # A role's bare name, as after the special token of ChatML, is no mark.
+            if len(piece.strip()) > 1 and not piece.strip().isalpha():
+                found.add(piece.strip())
+    return sorted(found, key=lambda mark: (-len(mark), mark))
+
+
+def _between_turns(tokenizer: Any) -> list[str]:
+    """What the template writes before each turn of a short conversation."""
+    if not getattr(tokenizer, "chat_template", None):
+        return []
+    for talk in (_PROBE, _PROBE[1:]):  # some know no system turn
+        try:
+            text = rendered(talk, tokenizer)
+        except EncodeError:
+            continue
+        places = [text.find(turn["content"]) for turn in talk]
+        if places == sorted(places) and places[0] >= 0:
+            ends = [0, *(p + len(t["content"]) for p, t in zip(places, talk, strict=True))]
+            return [text[end:place] for end, place in zip(ends, places, strict=False)]
+    return []
 
 
 def rendered(messages: Sequence[Any], tokenizer: Any, **options: Any) -> str:
@@ -116,4 +155,10 @@ def rendered(messages: Sequence[Any], tokenizer: Any, **options: Any) -> str:
         raise EncodeError(
             f"the chat template cannot write this conversation: {problem}",
             "Mend the template, or the roles that it does not know.",
+        ) from problem
+    except (TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as problem:
+        # The template's own mistakes: a sum of text and number, a range that is too long.
+        raise EncodeError(
+            f"the chat template fails: {type(problem).__name__}: {problem}",
+            "Mend the template.",
         ) from problem

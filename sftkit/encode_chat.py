@@ -12,6 +12,7 @@ and what was cut is marked.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -150,7 +151,7 @@ def segments(
             )
         end = len(before) + answer_end(after[len(before) :], tokenizer.eos_token, row, turn)
         learnt = learn == "all" or turn == answers[-1]
-        learnt = learnt and message.get("weight", 1) != 0
+        learnt = learnt and weight_of(message) != 0
         parts += [(whole[done : len(before)], False), (whole[len(before) : end], learnt)]
         done = end
     return [*parts, (whole[done:], False)]
@@ -240,7 +241,7 @@ def check_messages(messages: Any, row: int, special: Sequence[str]) -> None:
                 f"{where}: the content has {_named(found)}.",
                 "Take it out: the model would read it as the end or the start of a turn.",
             )
-        if message.get("weight", 1) not in (0, 1):
+        if weight_of(message) not in (0, 1):
             raise EncodeError(f"{where}: the weight is {message['weight']!r}.", "Give 0 or 1.")
         if role == "system" and turn or role == "assistant" and not turns:
             raise EncodeError(
@@ -250,8 +251,26 @@ def check_messages(messages: Any, row: int, special: Sequence[str]) -> None:
         turns += role != "system"
 
 
+def weight_of(message: Mapping[str, Any]) -> Any:
+    """A turn's weight; 1 where there is none, which Arrow fills up with None."""
+    weight = message.get("weight")
+    return 1 if weight is None else weight
+
+
+def padding_id(tokenizer: Any) -> int:
+    """The token that fills up rows; the stop token where the tokenizer has none.
+
+    It stands to the right of all that is read, or is hidden by a mask.
+    """
+    found = tokenizer.pad_token_id
+    return tokenizer.eos_token_id if found is None else found
+
+
 def _named(mark: str) -> str:
-    return f"the {'mark of a turn' if ' ' in mark else 'special token'} {mark!r}"
+    kind = (
+        "special token" if re.fullmatch(r"\S+", mark) and mark[0] in "<[" else "mark of a turn"
+    )
+    return f"the {kind} {mark!r}"
 
 
 def _first(rows: Sequence[int], most: int = 3) -> str:

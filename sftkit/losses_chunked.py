@@ -63,9 +63,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             if wanted:
                 # Of the vocabulary's size: neither filled with zeros nor copied for nothing.
                 own = slope.T @ hidden[part]
-                of_weight = own if of_weight is None else of_weight.add_(own)
-        if wanted and of_weight is None:
-            of_weight = torch.zeros_like(weight)
+                # Many sums in bfloat16 would lose what is added last.
+                of_weight = own.to(exact) if of_weight is None else of_weight.add_(own)
+        if wanted:
+            of_weight = torch.zeros_like(weight) if of_weight is None else of_weight
+            of_weight = of_weight.to(weight.dtype)
         ctx.save_for_backward(of_hidden, of_weight)
         return total
 

@@ -10,12 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sftkit import packed_attention
 from sftkit.batches import IGNORE
 from sftkit.errors import ParameterError
 from sftkit.losses import Loss, cross_entropy, model_inputs
+from sftkit.packed_attention import document_mask
 
 if TYPE_CHECKING:
     from sftkit.batches import Batch
+
+__all__ = [
+    "causal_inputs",
+    "causal_lm",
+    "document_mask",
+    "masked_lm",
+    "next_token",
+    "supervised",
+    "unwrapped",
+]
 
 
 def next_token(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -50,10 +62,11 @@ def causal_inputs(model: torch.nn.Module, batch: Batch) -> dict[str, torch.Tenso
     """What a causal model takes from a batch, packed or not.
 
     Our decoder takes ``document`` as it is. transformers' models would ignore it without a
-    word, and let documents see each other: they get it as a mask of all pairs.
+    word, and let documents see each other: they get it as a mask of all pairs. Layers that are
+    no attention (convolutions, state spaces) do not ask a mask, so the model is tried first.
 
     Raises:
-        ParameterError: The batch is packed, and nobody knows how to tell the model so.
+        ParameterError: The batch is packed, and the model cannot keep documents apart.
     """
     inputs = model_inputs(batch)
     inside = unwrapped(model)
@@ -66,21 +79,23 @@ def causal_inputs(model: torch.nn.Module, batch: Batch) -> dict[str, torch.Tenso
             "Use Batches in place of PackedBatches, or load the model with "
             'attn_implementation="sdpa".',
         )
-    allowed = document_mask(inputs.pop("document"))
-    dtype = next(model.parameters()).dtype
-    # Added to the scores: the one form that all of its kinds of attention understand.
-    forbidden = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
-    forbidden.masked_fill_(~allowed, torch.finfo(dtype).min)
-    return inputs | {"attention_mask": forbidden}
-
-
-def document_mask(document: torch.Tensor) -> torch.Tensor:
-    """Who may look at whom: ``bool (B, 1, T, T)`` from ``document (B, T)``.
-
-    A token sees itself and what stands before it in its own document.
-    """
-    same = document[:, None, :, None] == document[:, None, None, :]
-    return same.tril()
+    window = packed_attention.window(inside)
+    longest = int(batch["position_ids"].max()) + 1 if window else 0
+    if window and longest > window:
+        raise ParameterError(
+            f"a packed document has {longest} tokens, and some layers of this "
+            f"{type(inside).__name__} look back {window}: the mask of documents would make "
+            "them see all.",
+            f"Use Batches in place of PackedBatches, or documents of at most {window} tokens.",
+        )
+    if not packed_attention.keeps_apart(inside):
+        raise ParameterError(
+            f"a {type(inside).__name__} does not keep packed documents apart: it has layers that "
+            "do not ask the mask of attention, or positions of its own.",
+            "Use Batches in place of PackedBatches.",
+        )
+    document = inputs.pop("document")
+    return inputs | {"attention_mask": packed_attention.additive_mask(inside, document)}
 
 
 def unwrapped(model: Any) -> Any:

@@ -30,7 +30,7 @@ import torch
 from torch.nn import functional
 
 from sftkit.batches import Batches, Examples
-from sftkit.encode_chat import Conversation, conversations
+from sftkit.encode_chat import Conversation, conversations, padding_id, weight_of
 from sftkit.errors import EncodeError, ParameterError
 from sftkit.losses import Loss
 from sftkit.losses_lm import next_token, supervised
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 def answer_log_probs(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Log-probability of each row's supervised tokens, summed: ``(B, T, V)`` to ``(B,)``."""
     logits, labels = next_token(logits, labels)
+    # A sum of logarithms in bfloat16 would be off by whole steps of 1.
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     chosen = supervised(labels)
     right = labels.masked_fill(~chosen, 0).unsqueeze(-1)
     log_p = logits.log_softmax(dim=-1).gather(-1, right).squeeze(-1)
@@ -104,8 +106,9 @@ def pairs(
     """Encode pairs of conversations that differ in their last answer only.
 
     Raises:
-        EncodeError: The lists have different lengths, a pair has two prompts, or an answer
-            does not fit in whole: half an answer is no answer to compare.
+        EncodeError: The lists have different lengths, a pair has two prompts or does not end
+            in an answer that counts, or an answer does not fit in whole: half an answer is no
+            answer to compare.
     """
     if len(chosen) != len(rejected):
         raise EncodeError(
@@ -116,19 +119,26 @@ def pairs(
             raise EncodeError(
                 f"pair {row} has two different prompts.", "Only the last answer may differ."
             )
+        for which, talk in (("chosen", one), ("rejected", other)):
+            last = talk[-1] if talk else {}
+            if last.get("role") != "assistant" or weight_of(last) == 0:
+                raise EncodeError(
+                    f"pair {row}, {which}: the last turn is no answer that counts.",
+                    "Both must end in an assistant's turn without weight 0.",
+                )
     columns: dict[str, Any] = {}
     names = (("input_ids", "labels"), ("rejected_ids", "rejected_labels"))
     for (ids, labels), side in zip(names, (chosen, rejected), strict=True):
         data, coverage = conversations(side, tokenizer, max_length, learn="last")
         if coverage.cut:
             raise EncodeError(f"{coverage}", f"Give a max_length above {max_length}.")
-        examples = Examples.of(data, tokenizer.pad_token_id)
+        examples = Examples.of(data, padding_id(tokenizer))
         columns[ids], columns[labels] = (
             examples.columns["input_ids"],
             examples.columns["labels"],
         )
     columns["row"] = np.arange(len(chosen))
-    return Examples(columns, tokenizer.pad_token_id)
+    return Examples(columns, padding_id(tokenizer))
 
 
 def with_reference(model: torch.nn.Module, examples: Examples, batch_size: int = 8) -> Examples:

@@ -1,8 +1,9 @@
-"""Attention within packed documents, one call per document: in our models and transformers'.
+"""Attention within packed documents: by a mask of all pairs, or one call per document.
 
-A mask of all pairs (`losses_lm.causal_inputs`) works with every model, but costs the square of
-a row's length. Our decoder calls `attend_by_document`. For transformers' models, the library's
-register of kinds of attention gets one more, and a model uses it within a block.
+A mask of all pairs works with every model whose layers all ask it (`keeps_apart` finds out),
+but costs the square of a row's length. Our decoder calls `attend_by_document`. For some of
+transformers' models, the library's register of kinds of attention gets one more, and a model
+uses it within a block (`by_document`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch.nn import functional
@@ -17,6 +19,80 @@ from torch.nn import functional
 NAME = "sftkit_by_document"
 # Of these, attention is softmax(q k / sqrt(d)) v over all tokens before, and nothing else.
 KNOWN = ("llama", "mistral", "qwen2")
+
+
+_found_apart: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+
+
+def document_mask(document: torch.Tensor) -> torch.Tensor:
+    """Who may look at whom: ``bool (B, 1, T, T)`` from ``document (B, T)``.
+
+    A token sees itself and what stands before it in its own document.
+    """
+    same = document[:, None, :, None] == document[:, None, None, :]
+    return same.tril()
+
+
+def additive_mask(model: Any, document: torch.Tensor) -> torch.Tensor:
+    """`document_mask` as numbers that are added to the scores, ``(B, 1, T, T)``.
+
+    This is the one form that all kinds of attention of transformers' models understand.
+    """
+    allowed = document_mask(document)
+    dtype = next(model.parameters()).dtype
+    forbidden = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
+    return forbidden.masked_fill_(~allowed, torch.finfo(dtype).min)
+
+
+def window(model: Any) -> int | None:
+    """How far back a layer with a limited view looks, in tokens; None if all see everything.
+
+    A mask of all pairs takes the place of such a layer's own mask.
+    """
+    config = model.config
+    names = ("sliding_window", "attention_chunk_size")
+    found = [getattr(config, name, None) for name in names]
+    return min((int(size) for size in found if size), default=None)
+
+
+def keeps_apart(model: Any) -> bool:
+    """Whether a model of transformers treats packed documents as if each were alone.
+
+    Two documents of four tokens are tried, once per model: the second one's logits must not
+    change with the first one, and must be those of the second one by itself. Convolutions and
+    state spaces do not ask a mask, and some models have positions of their own.
+    """
+    if model not in _found_apart:
+        _found_apart[model] = _tried_apart(model)
+    return _found_apart[model]
+
+
+def _tried_apart(model: Any) -> bool:
+    modes = [(module, module.training) for module in model.modules()]
+    device = next(model.parameters()).device
+    size = model.get_input_embeddings().num_embeddings
+    ids = (torch.tensor([[3, 1, 4, 2, 6, 5, 9, 7]], device=device)) % size
+    other = torch.cat([(ids[:, :4] + 1) % size, ids[:, 4:]], dim=1)
+    document = torch.tensor([[0] * 4 + [1] * 4], device=device)
+    packed = {
+        "position_ids": torch.tensor([[*range(4), *range(4)]], device=device),
+        "attention_mask": additive_mask(model, document),
+        "use_cache": False,
+    }
+    model.eval()
+    try:
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            first, second = (model(input_ids=i, **packed).logits[:, 4:] for i in (ids, other))
+            alone = model(input_ids=ids[:, 4:], use_cache=False).logits
+    except TypeError:  # it takes no positions
+        return False
+    finally:
+        for module, training in modes:
+            module.training = training
+    scale = float(alone.abs().max())
+    rounding = 1e-3 if alone.dtype in (torch.float32, torch.float64) else 5e-2
+    unseen = float((first - second).abs().max()) <= 1e-5 * scale
+    return unseen and float((first - alone).abs().max()) <= rounding * scale
 
 
 def document_lengths(document: torch.Tensor) -> list[int]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from sftkit.batches import Batches, Examples
 from sftkit.chat_templates import marks, rendered
-from sftkit.encode_chat import check_messages, conversations
+from sftkit.encode_chat import check_messages, conversations, padding_id, segments
 from sftkit.errors import EncodeError
 from sftkit.losses_preference import answer_log_probs
 from sftkit.models.sampling import GREEDY, Continuation, Sampling, continue_all, stream
@@ -80,7 +80,7 @@ def multiple_choice(
     data, coverage = conversations(talks, tokenizer, max_length, learn="last")
     if coverage.cut:
         raise EncodeError(f"{coverage}", f"Give a max_length above {max_length}.")
-    examples = Examples.of(data, tokenizer.pad_token_id)
+    examples = Examples.of(data, padding_id(tokenizer))
     scores, counts = np.zeros(len(talks)), np.zeros(len(talks), dtype=int)
     modes = [(module, module.training) for module in model.modules()]
     device = next(model.parameters()).device
@@ -125,8 +125,12 @@ def ask(
     Raises:
         EncodeError: A turn holds a mark that would begin or end one.
     """
-    prompts = [prompt_ids(talk, tokenizer, row) for row, talk in enumerate(talks)]
-    known = {"stop": [tokenizer.eos_token_id], "pad_id": tokenizer.pad_token_id}
+    special = marks(tokenizer)
+    prompts = [prompt_ids(talk, tokenizer, row, special) for row, talk in enumerate(talks)]
+    known: dict[str, Any] = {
+        "stop": [tokenizer.eos_token_id],
+        "pad_id": padding_id(tokenizer),
+    }
     found = continue_all(model, prompts, most, sampling, **(known | options))
     return [(tokenizer.decode(answer.ids), answer) for answer in found]
 
@@ -161,9 +165,26 @@ def said(
             shown = text
 
 
-def prompt_ids(talk: Conversation, tokenizer: Any, row: int = 0) -> list[int]:
-    """The ids after which a model answers; what would forge a turn is refused."""
-    check_messages(talk, row, marks(tokenizer))
-    return tokenizer(
-        rendered(talk, tokenizer, add_generation_prompt=True), add_special_tokens=False
-    )["input_ids"]
+def prompt_ids(
+    talk: Conversation, tokenizer: Any, row: int = 0, special: Sequence[str] | None = None
+) -> list[int]:
+    """The ids after which a model answers: those that `encode_chat` would train on.
+
+    So earlier answers are tokenized by themselves, as in training.
+
+    Args:
+        special: `chat_templates.marks` of the tokenizer, where they are known already.
+
+    Raises:
+        EncodeError: A turn holds a mark that would begin or end one.
+    """
+    check_messages(talk, row, marks(tokenizer) if special is None else special)
+    text = rendered(talk, tokenizer, add_generation_prompt=True)
+    try:
+        earlier = [part for part, _ in segments(talk, tokenizer, row)[:-1]]
+    except EncodeError:  # a template that writes earlier turns anew: nobody trains on its parts
+        earlier = []
+    if not text.startswith("".join(earlier)):
+        earlier = []
+    parts = [*earlier, text[len("".join(earlier)) :]]
+    return sum(tokenizer(parts, add_special_tokens=False)["input_ids"], [])

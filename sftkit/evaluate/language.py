@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 
 from sftkit.batches import Batches
+from sftkit.errors import ParameterError
 from sftkit.losses import Loss
 
 
@@ -39,8 +40,22 @@ def token_loss(model: torch.nn.Module, batches: Batches, loss: Loss) -> tuple[fl
 
 
 def perplexity(loss_sum: float, n: float) -> float:
-    """exp of the mean loss: as many equally likely tokens would be as hard to guess."""
-    return math.exp(loss_sum / n)
+    """exp of the mean loss: as many equally likely tokens would be as hard to guess.
+
+    Infinite where the loss is beyond all numbers (above about 709 nats a token).
+
+    Raises:
+        ParameterError: There is no token to predict.
+    """
+    if not n:
+        raise ParameterError(
+            "no token is supervised, so there is no mean loss.",
+            "Give rows with something to predict.",
+        )
+    try:
+        return math.exp(loss_sum / n)
+    except OverflowError:
+        return math.inf
 
 
 def language_evaluation(
@@ -54,6 +69,7 @@ def language_evaluation(
 
     def evaluate(model: torch.nn.Module) -> dict[str, float]:
         loss_sum, n = token_loss(model, batches, loss)
-        return {"loss": loss_sum / n, "perplexity": perplexity(loss_sum, n)}
+        spread = perplexity(loss_sum, n)
+        return {"loss": loss_sum / n, "perplexity": spread}
 
     return evaluate

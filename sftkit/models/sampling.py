@@ -156,6 +156,10 @@ def stream(
             length only.
         prompts: Token ids, at least one each.
         cache: Keep keys and values, so that a step costs one token and not all of them.
+
+    Raises:
+        ModelError: A prompt without tokens, padding for our `Decoder`, or a cache of a model
+            that has none.
     """
     if not prompts or not all(len(prompt) for prompt in prompts):
         raise ModelError("there is a prompt without tokens.", "Give at least one token each.")
@@ -179,7 +183,12 @@ def stream(
                     fresh, attention_mask=mask, position_ids=places, past_key_values=kept,
                     use_cache=cache, logits_to_keep=1,
                 )  # fmt: skip
-                kept = output.past_key_values if cache else None
+                kept = getattr(output, "past_key_values", None) if cache else None
+                if cache and kept is None:
+                    raise ModelError(
+                        f"{type(model).__name__} keeps no keys and values.",
+                        "Generate with cache=False.",
+                    )
             logits = output.logits[:, -1]
             if seen is None:  # padding has not been said
                 seen = torch.zeros_like(logits).scatter_add_(1, ids, mask.to(logits.dtype)) > 0

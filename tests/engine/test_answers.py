@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from sftkit.cli import main
+from sftkit.encode_chat import conversations
 from sftkit.errors import EncodeError, ModelError
 from sftkit.evaluate.answers import ask, multiple_choice, prompt_ids, said
 from sftkit.models import lora, lora_files
@@ -159,3 +160,46 @@ def test_the_command_merges_saved_adapters(tmp_path, capsys):
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "assistant", dtype=torch.float32)
     ids = torch.tensor([[3, 7, 9, 30]])
     torch.testing.assert_close(loaded(ids).logits, model(ids).logits, rtol=0, atol=1e-4)
+
+
+HISTORIES = [
+    talk("a", "hello", "c"),
+    talk("a", "\n\nb", "c"),
+    talk("a", "  code", "c", " x", "d\n", system="be brief"),
+    talk("a"),
+]
+
+
+@pytest.mark.parametrize("history", range(len(HISTORIES)))
+def test_a_prompt_has_the_ids_of_training(history):
+    """Also where a token would reach over the edge of an earlier answer."""
+    talk_there = HISTORIES[history]
+    whole = [*talk_there, {"role": "assistant", "content": "so"}]
+    (row,), _ = conversations([whole], WORDS, 512, learn="last")
+    learnt = next(i for i, label in enumerate(row["labels"]) if label >= 0)
+    assert prompt_ids(talk_there, WORDS) == row["input_ids"][:learnt]
+
+
+def test_as_one_text_the_ids_would_differ():
+    text = WORDS.apply_chat_template(HISTORIES[1], add_generation_prompt=True, tokenize=False)
+    assert WORDS(text)["input_ids"] != prompt_ids(HISTORIES[1], WORDS)
+
+
+def test_a_template_that_writes_earlier_turns_anew_can_still_be_asked():
+    words = tokenizer()
+    words.chat_template = words.chat_template.replace(
+        "message['content']",
+        "(message['content'].split('</think>')[-1] if not loop.last else message['content'])",
+    )
+    history = talk("a", "<think>hm</think>b", "c")
+    text = words.apply_chat_template(history, add_generation_prompt=True, tokenize=False)
+    assert prompt_ids(history, words) == words(text)["input_ids"]
+
+
+def test_a_tokenizer_without_a_padding_token_answers():
+    words, model = tokenizer(), chat_llama()
+    expected = ask(model, words, QUESTIONS, 5)
+    chosen = multiple_choice(model, words, QUESTIONS, ANSWERS)
+    words.pad_token = None
+    assert [text for text, _ in ask(model, words, QUESTIONS, 5)] == [t for t, _ in expected]
+    assert multiple_choice(model, words, QUESTIONS, ANSWERS) == chosen

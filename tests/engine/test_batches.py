@@ -90,3 +90,13 @@ def test_buckets_pad_less():
 def test_impossible_sizes_are_refused(options):
     with pytest.raises(ParameterError):
         Batches(tiny.examples(4), **options)
+
+
+def test_lists_of_fractions_stay_fractions():
+    from datasets import Dataset
+
+    data = Dataset.from_dict({"input_ids": [[1, 2], [3]], "target": [[0.6, 1.9], [0.25]]})
+    examples = Examples.of(data)
+    target = examples.columns["target"]
+    assert target.values.tolist() == pytest.approx([0.6, 1.9, 0.25])
+    assert examples.columns["input_ids"].values.dtype == np.int32

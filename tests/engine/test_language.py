@@ -409,3 +409,9 @@ def test_dropout_is_set_everywhere() -> None:
     set_dropout(model, 0.0)
     assert torch.equal(model(ids).logits, model(ids).logits)
     assert model.config.dropout == 0.1
+
+
+def test_a_perplexity_beyond_all_numbers_is_infinite():
+    assert perplexity(800.0, 1) == math.inf
+    with pytest.raises(ParameterError, match="no token is supervised"):
+        perplexity(0.0, 0)

@@ -127,3 +127,19 @@ def test_an_impossible_chunk_is_refused(call):
 def linear(chunk):
     hidden, weight = torch.zeros(1, 2), torch.zeros(3, 2)
     return losses_chunked.linear_cross_entropy(hidden, weight, torch.zeros(1).long(), chunk)
+
+
+def test_gradients_under_autocast_are_added_up_in_float32():
+    """In bfloat16 the sum over many chunks would stop growing."""
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(8192, 16, generator=generator)
+    weight = torch.randn(40, 16, generator=generator).requires_grad_()
+    labels = torch.randint(0, 40, (8192,), generator=generator)
+    functional.cross_entropy(hidden @ weight.T, labels, reduction="sum").backward()
+    exact, weight.grad = weight.grad, None
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = losses_chunked.linear_cross_entropy(
+            hidden.bfloat16(), weight.bfloat16(), labels, 64
+        )
+    loss.backward()
+    assert float((weight.grad - exact).norm() / exact.norm()) < 4e-3

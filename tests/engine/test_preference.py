@@ -125,3 +125,40 @@ def test_what_is_refused():
         dpo(0)
     with pytest.raises(ParameterError, match="Call losses_preference.with_reference"):
         dpo()(model(), one_batch(pairs(CHOSEN, REJECTED, WORDS, 64)))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "which"),
+    [
+        (talk("how?", "fine", "good"), talk("how?", "fine", "bad"), "chosen"),
+        (CHOSEN[0], [*CHOSEN[0][:-1], {"role": "user", "content": "no"}], "rejected"),
+        (CHOSEN[0], [*CHOSEN[0][:-1], REJECTED[0][-1] | {"weight": 0}], "rejected"),
+        ([], [], "chosen"),
+    ],
+)
+def test_pairs_that_do_not_end_in_answers_are_refused(one, other, which):
+    """Without this, the answers before are compared: with themselves."""
+    with pytest.raises(EncodeError, match=f"pair 1, {which}: the last turn is no answer"):
+        pairs([CHOSEN[0], one], [REJECTED[0], other], WORDS, 64)
+
+
+def test_a_model_in_bfloat16_gives_sums_in_float32():
+    net = model().float()
+    half = llama(vocab=len(WORDS)).to(torch.bfloat16)
+    examples = with_reference(half, pairs(CHOSEN, REJECTED, WORDS, 64))
+    found = torch.as_tensor(examples.columns["reference_chosen"])
+    assert found.dtype == torch.float32
+    logits = 4 * torch.randn(2, 400, 30, generator=torch.Generator().manual_seed(0))
+    labels = torch.zeros(2, 400, dtype=torch.long)
+    rounded = logits.to(torch.bfloat16)
+    exact = answer_log_probs(rounded.double(), labels)
+    assert torch.allclose(answer_log_probs(rounded, labels).double(), exact, rtol=1e-5)
+    assert with_reference(net, examples).columns["reference_chosen"].dtype == "float32"
+
+
+def test_pairs_need_no_padding_token():
+    words = tokenizer()
+    words.pad_token = None
+    net, batch = model(), one_batch(pairs(CHOSEN, REJECTED, words, 64))
+    expected = one_batch(pairs(CHOSEN, REJECTED, WORDS, 64))
+    assert torch.equal(margins(net, batch), margins(net, expected))

@@ -179,3 +179,15 @@ def test_what_is_refused():
         continue_all(llama(), [[1], []], 3)
     mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
     assert positions_of(mask).tolist() == [[0, 0, 0, 1], [0, 1, 2, 3]]
+
+
+def test_a_model_without_keys_is_asked_without_a_cache():
+    from transformers import MambaConfig, MambaForCausalLM
+
+    torch.manual_seed(0)
+    sizes = dict(vocab_size=50, hidden_size=16, num_hidden_layers=1, state_size=4)
+    model = MambaForCausalLM(MambaConfig(**sizes)).eval()
+    with pytest.raises(ModelError, match="keeps no keys and values"):
+        continue_all(model, [[1, 2]], 3)
+    (found,) = continue_all(model, [[1, 2]], 3, cache=False)
+    assert len(found.ids) == 3
