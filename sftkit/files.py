@@ -85,7 +85,8 @@ def read_json(path: Path) -> Any:
 def folder_in_one_piece(final: Path) -> Iterator[Path]:
     """A temporary folder beside ``final`` that takes its place when the block succeeds.
 
-    When the block fails, the temporary folder is removed and ``final`` is as it was.
+    When the block or the renaming fails, the temporary folder is removed and ``final`` is as it
+    was.
     """
     final = Path(final)
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -95,8 +96,14 @@ def folder_in_one_piece(final: Path) -> Iterator[Path]:
         os.chmod(temporary, 0o755)  # mkdtemp gives 0700
         if final.exists():
             old = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.old."))
-            os.rename(final, old / "old")
-            os.rename(temporary, final)
+            try:
+                os.rename(final, old / "old")
+                os.rename(temporary, final)
+            except BaseException:
+                if not final.exists():
+                    os.rename(old / "old", final)
+                shutil.rmtree(old, ignore_errors=True)  # only where ``final`` stands again
+                raise
             shutil.rmtree(old, ignore_errors=True)
         else:
             os.rename(temporary, final)

@@ -8,10 +8,19 @@ from typing import Any
 import torch
 
 from sftkit.errors import ModelError
-from sftkit.files import folder_in_one_piece, read_json, write_json, write_text
+from sftkit.files import folder_in_one_piece, write_json, write_text
+from sftkit.models.folders import (
+    README_FILE,
+    TOKENIZER,
+    TRANSFORMERS,
+    read_object,
+    refuse_foreign,
+)
 
 FORMAT_FILE = "sftkit.json"
 WEIGHTS_FILE = "sftkit.safetensors"
+# All that is in a folder of a model of ours; `committed` has records, too.
+OWN = (FORMAT_FILE, WEIGHTS_FILE, *TOKENIZER, "record.json")
 
 README = """# A classifier with a head of sftkit's
 
@@ -36,6 +45,9 @@ def save(model: Any, tokenizer: Any, folder: str | Path) -> Path:
 
     Returns:
         The folder.
+
+    Raises:
+        ModelError: A model of another kind, or a folder that holds anything but a model.
     """
     from sftkit.models.heads import MeanPoolClassifier
 
@@ -46,10 +58,8 @@ def save(model: Any, tokenizer: Any, folder: str | Path) -> Path:
             f"{type(model).__name__} is neither a model of transformers nor a head of ours.",
             "Save it with safetensors.torch.save_model, and its class with your code.",
         )
-    if folder.exists() and not _is_ours(folder):
-        raise ModelError(
-            f"{folder} exists and does not hold a model.", "Give a new folder's name."
-        )
+    names = (*OWN, *TRANSFORMERS, README_FILE)
+    refuse_foreign(folder, [FORMAT_FILE, "config.json"], names, "does not hold a model")
     with folder_in_one_piece(folder) as part:
         tokenizer.save_pretrained(part)
         if stock:
@@ -57,11 +67,6 @@ def save(model: Any, tokenizer: Any, folder: str | Path) -> Path:
         else:
             _save_own(model, part)
     return folder
-
-
-def _is_ours(folder: Path) -> bool:
-    names = {entry.name for entry in folder.iterdir()}
-    return not names or FORMAT_FILE in names or "config.json" in names
 
 
 def _save_own(model: Any, folder: Path) -> None:
@@ -81,7 +86,7 @@ def _save_own(model: Any, folder: Path) -> None:
             "encoder": model.config.to_dict(),
         },
     )
-    write_text(folder / "README.md", README.format(head="mean", labels=", ".join(names)))
+    write_text(folder / README_FILE, README.format(head="mean", labels=", ".join(names)))
 
 
 def read_format(folder: Path) -> torch.nn.Module:
@@ -91,7 +96,7 @@ def read_format(folder: Path) -> torch.nn.Module:
 
     from sftkit.models.heads import MeanPoolClassifier
 
-    description = read_json(folder / FORMAT_FILE)
+    description = read_object(folder / FORMAT_FILE)
     if description.get("format") != 1 or description.get("head") != "mean":
         raise ModelError(
             f"{folder / FORMAT_FILE} is of a kind that this version does not know.",

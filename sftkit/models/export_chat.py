@@ -6,16 +6,23 @@ merged in, tokenizer, chat template, and a generation config that knows the stop
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sftkit.errors import ModelError
-from sftkit.files import folder_in_one_piece, read_json, write_json, write_text
+from sftkit.files import folder_in_one_piece, write_json, write_text
 from sftkit.models import lora
-
-CARD_FILE = "card.json"
+from sftkit.models.folders import (
+    CARD_FILE,
+    README_FILE,
+    TOKENIZER,
+    TRANSFORMERS,
+    read_object,
+    refuse_foreign,
+)
 
 
 @dataclass(frozen=True)
@@ -49,25 +56,42 @@ class Card:
         """What `save` wrote.
 
         Raises:
-            ModelError: There is none, or it is another version's.
+            ModelError: There is none, it is damaged, or it is another version's.
         """
         path = Path(folder) / CARD_FILE
         if not path.is_file():
             raise ModelError(
                 f"{folder} has no {CARD_FILE}.", "Give the folder adapter/ of a run."
             )
+        facts = read_object(path)
+        texts = [facts.get(key, "") for key in ("base", "licence", "language")]
+        lists = [facts.get(key, []) for key in ("data", "limits", "results")]
+        right = (
+            all(isinstance(value, str) for value in texts)
+            and all(isinstance(value, list) for value in lists)
+            and all(isinstance(row, list) and len(row) == 3 for row in lists[-1])
+            and isinstance(facts.get("parameters", {}), dict)
+        )
         try:
-            return cls(**read_json(path))
+            card = cls(**facts)
         except TypeError as problem:
             raise ModelError(f"{path} holds other facts: {problem}.") from problem
+        if not right:
+            raise ModelError(f"{path} holds other facts than save writes.", "Save it again.")
+        return card
 
     def text(self, name: str) -> str:
         """Markdown with the header that model hubs read."""
+        header = {
+            "license": self.licence.lower(),
+            "base_model": self.base,
+            "language": self.language,
+            "library_name": "transformers",
+            "pipeline_tag": "text-generation",
+        }
         rows = [f"| {what} | {before} | {after} |" for what, before, after in self.results]
         parts = [
-            f"---\nlicense: {self.licence.lower()}\nbase_model: {self.base}\n"
-            f"language: {self.language}\nlibrary_name: transformers\n"
-            "pipeline_tag: text-generation\ntags: [sft, chat]\n---\n",
+            f"---\n{_yaml(header)}tags: [sft, chat]\n---\n",
             f"# {name}\n\n{self.base}, fine-tuned on conversations with sftkit.\n",
             "## Data\n\n" + "\n".join(f"- {line}" for line in self.data) + "\n",
         ]
@@ -90,12 +114,21 @@ class Card:
         return "\n".join(parts)
 
 
+def _yaml(facts: Mapping[str, str]) -> str:
+    """A line per fact, quoted where YAML would read something else."""
+    import yaml
+
+    return yaml.safe_dump(dict(facts), sort_keys=False, allow_unicode=True, width=math.inf)
+
+
 def export_chat(
     model: Any, tokenizer: Any, folder: str | Path, card: Card, max_new_tokens: int = 256
 ) -> Path:
     """Write the folder in one piece: it is whole, or it is as it was before.
 
     The model itself stays as it is: adapters are merged for the writing, and taken apart again.
+    An older export in the folder is replaced. The generation config is a new one, which takes
+    the likeliest token; what the base model's said about sampling is left out.
 
     Args:
         model: A causal model of transformers, with or without adapters of `lora`.
@@ -105,38 +138,40 @@ def export_chat(
     Raises:
         ModelError: Another kind of model, no template, or a folder with something else in it.
     """
+    from transformers import GenerationConfig
+
     folder = Path(folder)
-    if not hasattr(model, "save_pretrained") or not hasattr(model, "generation_config"):
+    before = getattr(model, "generation_config", None)
+    if not hasattr(model, "save_pretrained") or before is None:
         raise ModelError(
             f"{type(model).__name__} is no causal model of transformers.",
             "Save a model of ours with its own save.",
         )
     if not getattr(tokenizer, "chat_template", None) or tokenizer.eos_token_id is None:
         raise ModelError("the tokenizer has no chat template or no eos_token.")
-    if folder.exists() and any(folder.iterdir()) and not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} exists and holds no model.", "Give a new folder's name.")
+    _refuse_target(folder)
     apart = [layer for layer in lora.layers(model).values() if layer.unmerged is None]
     if apart:
         lora.merge(model)
-    before = {k: getattr(model.generation_config, k) for k in _GENERATION}
     try:
-        model.generation_config.update(
-            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-            do_sample=False, max_new_tokens=max_new_tokens,
+        model.generation_config = GenerationConfig(
+            bos_token_id=before.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id, do_sample=False, max_new_tokens=max_new_tokens,
         )  # fmt: skip
         whole = {k: v for k, v in model.state_dict().items() if ".lora_" not in k}
         with folder_in_one_piece(folder) as part:
             model.save_pretrained(part, state_dict=whole)
             tokenizer.save_pretrained(part)
-            write_text(part / "README.md", card.text(folder.name))
+            write_text(part / README_FILE, card.text(folder.name))
     finally:
-        model.generation_config.update(**before)
+        model.generation_config = before
         if apart:
             lora.unmerge(model)
     return folder
 
 
-_GENERATION = ("eos_token_id", "pad_token_id", "do_sample", "max_new_tokens")
+def _refuse_target(folder: Path) -> None:
+    refuse_foreign(folder, ["config.json"], (*TRANSFORMERS, *TOKENIZER, README_FILE))
 
 
 def export_adapter(adapter: str | Path, folder: str | Path, base: str | None = None) -> Path:
@@ -157,6 +192,11 @@ def export_adapter(adapter: str | Path, folder: str | Path, base: str | None = N
     from sftkit.models.load import _locate, _readable_errors
 
     card = Card.load(adapter)
+    if not (Path(adapter) / "tokenizer_config.json").is_file():
+        raise ModelError(
+            f"{adapter} has no tokenizer.", "Give it to lora_files.save, beside the adapters."
+        )
+    _refuse_target(Path(folder))  # now: loading the base model may take minutes
     name = base or card.base
     with _readable_errors(name):
         model = AutoModelForCausalLM.from_pretrained(_locate(name), dtype=torch.float32)

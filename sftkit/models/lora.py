@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from typing import cast
 
 import torch
@@ -20,10 +19,12 @@ from torch.nn import functional
 
 from sftkit.arguments import number, whole
 from sftkit.errors import ModelError, ParameterError
+from sftkit.models.lora_names import fits, kinds, trained_whole
 from sftkit.models.parts import base_of, blocks
 
 # These read the weights of layers within them and may never call the layers.
 READ_DIRECTLY = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
+MATRICES = ("lora_a", "lora_b")  # an adapter's parameters
 
 
 class LoraLinear(nn.Linear):
@@ -52,6 +53,7 @@ class LoraLinear(nn.Linear):
         self.dropout = nn.Dropout(dropout)
         self.rank, self.alpha = rank, alpha
         self.kept: list[nn.Parameter] = []  # in a list, so that it is none of the model's
+        self.kept_trained: tuple[bool, ...] = (True, True)  # were A and B, before `merge`?
         self.train(layer.training)
 
     @property
@@ -98,12 +100,13 @@ def add(
     Args:
         model: Any torch module; it is changed in place.
         targets: Names of linear layers: whole, the end of one (``q_proj``), or a pattern with
-            ``*`` (``*.layers.2?.mlp.*``). None: all linear layers of the blocks.
+            ``*`` (``*.layers.2?.mlp.*``). None: all linear layers of the blocks. Layers of
+            other kinds, such as Conv1D of GPT-2, get no adapters.
         rank: Of the updates.
         alpha: The updates are multiplied by ``alpha / rank``; twice the rank unless given.
         dropout: Of the adapters' inputs.
         also: Names or patterns of modules or parameters that are trained whole, such as a
-            new head (``classifier``).
+            new head (``classifier``) or biases (``*.bias``), those of adapted layers too.
         seed: Fixes A at the start.
 
     Returns:
@@ -111,19 +114,16 @@ def add(
 
     Raises:
         ParameterError: Impossible numbers.
-        ModelError: A name that fits nothing, a layer that has an adapter already, or one whose
-            weight is read without calling the layer.
+        ModelError: A name that fits nothing, no linear layer to adapt, a layer that has an
+            adapter already, or one whose weight is read without calling the layer; in ``also``,
+            the weight of an adapted layer, or a tied one by the second of its names.
     """
     rank = whole("rank", rank)
     alpha = number("alpha", 2 * rank if alpha is None else alpha, above=0)
     if not number("dropout", dropout, least=0) < 1:
         raise ParameterError(f"dropout={dropout}.", "It must be below 1.")
     names = _chosen(model, targets)
-    known = [name for name, _ in model.named_parameters()]
-    for pattern in also:
-        if not any(_fits(part, pattern) for name in known for part in _starts(name)):
-            raise ModelError(f"also={pattern!r} names no part.", f"There is {known[-1]}, say.")
-    trained = [n for n in known if any(_fits(part, p) for part in _starts(n) for p in also)]
+    trained = trained_whole(model, names, [also] if isinstance(also, str) else also)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         put_on(model, names, trained, rank, alpha, dropout)
@@ -140,11 +140,15 @@ def put_on(
 ) -> None:
     """What `add` does once names are settled: adapters on these layers, these parameters
     trained whole, and everything else frozen."""
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in trained)
     for name in names:
         layer = cast(nn.Linear, model.get_submodule(name))
         _swap(model, layer, LoraLinear(layer, rank, alpha, dropout))
+    # Now, since a new LoraLinear freezes its bias, which may be one of those to train.
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in trained)
+    for adapted in layers(model).values():
+        for matrix in MATRICES:
+            getattr(adapted, matrix).requires_grad_(True)
 
 
 def _swap(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
@@ -155,16 +159,6 @@ def _swap(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
             setattr(model.get_submodule(above), last, new)
 
 
-def _fits(name: str, pattern: str) -> bool:
-    return name == pattern or name.endswith(f".{pattern}") or fnmatchcase(name, pattern)
-
-
-def _starts(name: str) -> list[str]:
-    """A parameter's name and those of the modules around it."""
-    parts = name.split(".")
-    return [".".join(parts[: i + 1]) for i in range(len(parts))]
-
-
 def _chosen(model: nn.Module, targets: Sequence[str] | None) -> list[str]:
     if isinstance(targets, str):
         targets = [targets]
@@ -173,7 +167,7 @@ def _chosen(model: nn.Module, targets: Sequence[str] | None) -> list[str]:
             f"{next(iter(adapted))} has an adapter already.",
             "Take the adapters off first (lora.remove), after lora.merge to keep their work.",
         )
-    linear = {name: m for name, m in model.named_modules() if type(m) is nn.Linear}
+    linear = {name: m for name, m in model.named_modules() if name and type(m) is nn.Linear}
     if targets is None:
         blocks(model)  # raises where there are none
         stacks = [m for m in base_of(model).modules() if isinstance(m, nn.ModuleList)]
@@ -181,13 +175,18 @@ def _chosen(model: nn.Module, targets: Sequence[str] | None) -> list[str]:
         names = [name for name, module in linear.items() if id(module) in inside]
     else:
         for target in targets:
-            if not any(_fits(name, target) for name in linear):
-                ends = sorted({name.rpartition(".")[2] for name in linear})
+            if not any(fits(name, target) for name in linear):
                 raise ModelError(
                     f"targets={target!r} fits no linear layer of {type(model).__name__}.",
-                    f"Their names end in {', '.join(ends)}.",
+                    kinds(model),
                 )
-        names = [name for name in linear if any(_fits(name, t) for t in targets)]
+        names = [name for name in linear if any(fits(name, t) for t in targets)]
+        if not targets:
+            raise ModelError(f"targets={targets!r} names no layer.", kinds(model))
+    if not names:
+        raise ModelError(
+            f"the blocks of {type(model).__name__} have no linear layer.", kinds(model)
+        )
     for name, module in model.named_modules():
         direct = getattr(module, "reads_directly", ())
         inside_it = isinstance(module, READ_DIRECTLY)
@@ -242,15 +241,17 @@ def merge(model: nn.Module) -> None:
         exact = (weight.to(layer.lora_a.dtype) + layer.update()).to(weight.dtype)
         layer.weight = nn.Parameter(exact, requires_grad=False)
         layer.kept.append(weight)
-        for matrix in (layer.lora_a, layer.lora_b):
-            matrix.requires_grad_(False)  # `fit` would change them without any effect
+        layer.kept_trained = tuple(getattr(layer, m).requires_grad for m in MATRICES)
+        for name in MATRICES:  # `fit` would change them without any effect
+            getattr(layer, name).requires_grad_(False)
         if _used(model, weight):
             _say_tied(model, False)
 
 
 @torch.no_grad()
 def unmerge(model: nn.Module) -> None:
-    """Undo `merge`, bit for bit: each layer has the weight that it had, tied if it was."""
+    """Undo `merge`, bit for bit: each layer has the weight that it had, tied if it was, and
+    its adapter is frozen or trained as it was."""
     for layer in _adapted(model).values():
         if layer.unmerged is None:
             continue
@@ -259,8 +260,8 @@ def unmerge(model: nn.Module) -> None:
             _say_tied(model, True)
         weight.data = weight.data.to(layer.weight)  # the model may have moved since
         layer.weight = weight
-        for matrix in (layer.lora_a, layer.lora_b):
-            matrix.requires_grad_(True)
+        for name, trained in zip(MATRICES, layer.kept_trained, strict=True):
+            getattr(layer, name).requires_grad_(trained)
 
 
 def _used(model: nn.Module, weight: torch.Tensor) -> bool:

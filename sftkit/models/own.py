@@ -12,8 +12,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from sftkit.errors import ModelError
-from sftkit.files import folder_in_one_piece, read_json, write_json
-from sftkit.models.export import FORMAT_FILE, WEIGHTS_FILE
+from sftkit.files import folder_in_one_piece, write_json
+from sftkit.models.export import FORMAT_FILE, OWN, WEIGHTS_FILE
+from sftkit.models.folders import read_object, refuse_foreign
 
 Config = TypeVar("Config")
 
@@ -30,12 +31,12 @@ def save_own(
 
     Returns:
         The folder.
+
+    Raises:
+        ModelError: The folder holds anything but a model of ours.
     """
     folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()) and not (folder / FORMAT_FILE).is_file():
-        raise ModelError(
-            f"{folder} exists and does not hold a model of ours.", "Give a new folder's name."
-        )
+    refuse_foreign(folder, [FORMAT_FILE], OWN, "does not hold a model of ours")
     with folder_in_one_piece(folder) as part:
         if tokenizer is not None:
             tokenizer.save_pretrained(part)
@@ -59,7 +60,7 @@ def read_own(
         raise ModelError(
             f"{folder} has no {FORMAT_FILE}.", "Give a folder that the model's save wrote."
         )
-    description = _object(folder / FORMAT_FILE)
+    description = read_object(folder / FORMAT_FILE)
     if description.get("format") != 1 or description.get("kind") != kind:
         raise ModelError(
             f"{folder} holds a model of kind {description.get('kind')!r}, not {kind!r}.",
@@ -74,19 +75,6 @@ def read_own(
         )
     tensors = read_tensors(folder / WEIGHTS_FILE)
     return config(**sizes), description.get("head"), tensors
-
-
-def _object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; ModelError when it holds something else or is damaged."""
-    try:
-        content = read_json(path)
-    except (ValueError, OSError) as problem:
-        raise ModelError(f"{path} cannot be read: {problem}.", "Save or fetch it again.") from (
-            problem
-        )
-    if not isinstance(content, dict):
-        raise ModelError(f"{path} holds a {type(content).__name__}.", "Save or fetch it again.")
-    return content
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -111,7 +99,7 @@ def read_config(folder: Path, kind: str, wanted: Mapping[str, Any]) -> dict[str,
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise ModelError(f"{folder} has no config.json.", f"Give the folder of a {kind} model.")
-    content = _object(path)
+    content = read_object(path)
     for name, value in {"model_type": kind, **wanted}.items():
         if content.get(name, value) != value:
             raise ModelError(
