@@ -90,8 +90,8 @@ def causal_inputs(model: torch.nn.Module, batch: Batch) -> dict[str, torch.Tenso
         )
     if not packed_attention.keeps_apart(inside):
         raise ParameterError(
-            f"a {type(inside).__name__} does not keep packed documents apart: it has layers that "
-            "do not ask the mask of attention, or positions of its own.",
+            f"a {type(inside).__name__} does not keep packed documents apart: it has layers "
+            "that do not ask the mask of attention, or positions of its own.",
             "Use Batches in place of PackedBatches.",
         )
     document = inputs.pop("document")

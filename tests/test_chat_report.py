@@ -40,6 +40,14 @@ def test_counts_are_those_of_a_hand():
     plt.close(fig)
 
 
+def test_lengths_are_those_of_all_rows_uncut():
+    long = [talk("x" * 900, "yes"), *GOOD, talk("c", "d " * 600)]  # both above 512, the model's
+    part = data_report(data(long, GOOD[:1]), WORDS, 100).splits["train"]
+    whole = [len(WORDS.apply_chat_template(turns, return_dict=False)) for turns in long]
+    assert part.lengths == whole and min(whole[0], whole[-1]) > WORDS.model_max_length
+    assert part.coverage.rows == len(long) and len(part.coverage.cut) == 2
+
+
 FAULTS = {
     "lose their stop token at 40": (GOOD + [talk("hi", "word " * 30)], GOOD[:1], 40),
     "have nothing to learn from": (GOOD + [talk("word " * 30, "hi")], [talk("x", "y")], 60),

@@ -251,7 +251,7 @@ def test_a_malformed_row_is_named(tmp_path, says):
         ([{"prompt": 3, "completion": "x"}], "line 1: 'prompt' holds a number"),
         ([{"conversations": [{"from": "tool", "value": ""}]}], "it is from 'tool'"),
         ([FORMS["messages"]("a?", "b")] * 20, "1 different conversations are too few"),
-        ([{"text": " "}], "line 1: the text is empty"),
+        ([{"text": " "}], "line 1: 'text' is empty"),
     ],
 )
 def test_what_is_refused(tmp_path, rows, says):

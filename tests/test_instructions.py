@@ -140,6 +140,13 @@ def test_wrong_answers_are_named(kind, answer, says):
     assert wrong(TASK[kind], answer) == says
 
 
+def test_brackets_without_end_are_no_json():
+    for depth in (*range(900, 1_000), 3_000, 100_000):
+        assert wrong(TASK["json"], "[" * depth) == "not JSON"
+        nested = f'{{"room": {"[" * depth}{"]" * depth}, "river": "Tagus"}}'
+        assert wrong(TASK["json"], nested) in ("wrong values", "not JSON")
+
+
 def test_two_keys_may_have_one_value():
     expected = {"weight": 7, "river": "Tagus", "room": 7}
     task = Task("sentence", "", "", expected)

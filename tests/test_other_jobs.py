@@ -130,6 +130,26 @@ def test_right_sentences_are_right_in_both_languages(part):
     assert not held & {key for t in languages.tasks("train", 60) for key in t.expected}
 
 
+def test_names_within_names_and_values_within_values_are_told_apart():
+    """A name of one character stands in others: 年 in 年龄, 行 in 行星, 排 in 排名."""
+    for seed in range(12):
+        for task in languages.tasks("train", 600, seed):
+            assert languages.wrong(task, task.answer) == "", task.answer
+    row = Task("chinese", "", "", {"row": 8, "planet": "Kufila"})
+    assert languages.wrong(row, "行星是Kufila，排是8。") == ""
+    assert languages.wrong(row, "Kufila行星在8行。") == ""
+    assert languages.wrong(row, "行星是Kufila，8。") == "a name is missing"
+    year = Task("chinese", "", "", {"year": 59, "age": 22})
+    assert languages.wrong(year, "年龄是22，59。") == "a name is missing"
+    singer = Task("chinese", "", "", {"name": "Athens", "singer": "Pliva Galileo"}, ("Pliva",))
+    assert languages.wrong(singer, "名字是Athens，歌手是Pliva Galileo。") == ""
+    assert languages.wrong(singer, "名字是Athens，歌手是Pliva Galileo和Pliva。") == "says more"
+    assert languages.wrong(singer, "名字是Athens，歌手是Pliva。") == "wrong values"
+    within = Task("french", "", "", {"name": "Omar", "singer": "Omar Diaz"})
+    assert languages.wrong(within, "Le nom est Omar et le chanteur est Omar Diaz.") == ""
+    assert languages.wrong(within, "Le nom est zzz et le chanteur est Omar Diaz.") != ""
+
+
 FRENCH = Task("french", "", "", {"river": "Tagus", "room": 7}, ("Ada Obi", 70))
 CHINESE = Task("chinese", "", "", {"river": "Tagus", "room": 7}, ("Ada Obi", 70))
 

@@ -553,7 +553,7 @@ assert "<script" not in page
 # all that was asked.
 
 # %%
-# The same test for every seed. The rate and the training data were chosen on validation tasks.
+# The same test for every seed. Rate and training data were chosen on validation tasks.
 TEST_SEED = 7_000
 train_tasks = job.tasks("train", train_rows, seed)
 test_tasks = job.tasks("test", eval_rows, TEST_SEED)
@@ -1439,7 +1439,7 @@ OPENING = "The weather on the first day was"
 with torch.inference_mode():
     start_ids = torch.tensor([tokenizer(OPENING)["input_ids"]], device=chat.device)
     z = chat(start_ids).logits[0, -1].double().cpu()
-order = z.argsort(descending=True)[:10]
+most_probable = z.argsort(descending=True)[:10]
 fig, ax = show.new_figure(3.6)
 for k, (label, changed_z) in enumerate(
     {
@@ -1451,16 +1451,14 @@ for k, (label, changed_z) in enumerate(
 ):
     probs = changed_z.softmax(0)
     label += f", {int((probs > 0).sum()):,} tokens" if label.startswith("top") else ""
-    top = probs[order].numpy()
+    top = probs[most_probable].numpy()
     style = dict(color=show.COLOURS[k], marker=show.MARKERS[k])
     ax.plot(np.where(top > 0, top, np.nan), label=label, **style)
-ax.set_xticks(range(10), [tokenizer.decode([i]).strip() for i in order], rotation=30)
+ax.set_xticks(range(10), list(map(tokenizer.decode, most_probable)), rotation=30)
 ax.set(xlabel="the ten most probable tokens", ylabel="probability", yscale="log")
 ax.set_title(f"“{OPENING} …”: temperature tilts, top-p cuts off")
 ax.legend()
-show.figure(
-    fig, "Probability of ten tokens: steeper at 0.5, flatter at 2, cut by top-p."
-)
+show.figure(fig, "Ten tokens: steeper at 0.5, flatter at 2, cut off by top-p.")
 
 # %% [markdown]
 # **Cache.** Attention of a new token needs the keys and values of all tokens before it,
@@ -2022,7 +2020,7 @@ shares = [(a, a / math.sqrt(3) / row_length) for a in (0.0, 5.0, 45.0)]
 show.table(
     [(f"{a:g}", f"{100 * s:.0f} %", f"{loss_under_noise(a):.3f}") for a, s in shares],
     ("alpha", "of the embeddings' length", "loss per answer token, nats"),
-    f"{len(four['row'])} conversations. 45 makes the noise nearly as long as they are: to "
+    f"{len(four['row'])} conversations; 45 makes noise nearly as long as they are: to "
     "see that it can hurt, not to train with",
 )
 
@@ -2444,6 +2442,7 @@ def over_seeds(runs, key, scale=1.0, digits=1):
     return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
+# %%
 if recorded:
     show.table(
         [
@@ -2458,8 +2457,9 @@ if recorded:
             for names, runs in groups_of_runs.items()
         ],
         ("group", "run", "seeds", "right before", "right after", "stops", "perplexity"),
-        "Right and stops after training in percent, perplexity on news (before training "
-        f"{recorded[0]['metrics']['news_perplexity_before']:.0f}): mean (smallest to largest)",
+        "Right and stops after training in percent; perplexity on news, "
+        f"{recorded[0]['metrics']['news_perplexity_before']:.0f} before training: "
+        "mean (smallest to largest)",
     )
 
 # %% [markdown]
@@ -2505,9 +2505,7 @@ def runs_by(groups, parameter, own):
 
 def panel(ax, found, xlabel, ylabel, most=None):
     """A point per run, and mean and interval per value; no share is above ``most``."""
-    ends = [
-        evaluate.mean_interval(v) if len(v) > 1 else (v[0],) * 3 for v in found.values()
-    ]
+    ends = [evaluate.mean_interval(v) if v[1:] else v * 3 for v in found.values()]
     at = [value for value, several in found.items() for _ in several]
     ax.plot(at, sum(found.values(), []), "o", color=show.COLOURS[3], label="one run")
     middle, low, high = np.array(ends).T
@@ -2704,10 +2702,10 @@ card = Card(
 )
 print(card.text("assistant")[:560])
 if out:
-    export_chat(chat, tokenizer, Path(out) / "assistant", card)
     if with_lora:
         lora_files.save(chat, Path(out) / "adapter", tokenizer)
         card.save(Path(out) / "adapter")
+    export_chat(chat, tokenizer, Path(out) / "assistant", card)
 
 # %% [markdown]
 # What to do with such a folder:

@@ -128,10 +128,8 @@ def chat_report(
     for name, part in dataset.items():
         talks = list(part["messages"])
         try:
-            whole, _ = encode_chat.conversations(
-                talks, tokenizer, tokenizer.model_max_length, learn=learn
-            )
             cut, coverage = encode_chat.conversations(talks, tokenizer, max_length, learn=learn)
+            lengths = _lengths(talks, tokenizer)
         except EncodeError as problem:
             raise EncodeError(f"{name}: {problem.what}", problem.fix) from problem
         questions = [_question(talk) for talk in talks]
@@ -140,7 +138,7 @@ def chat_report(
         )
         frequent, count = answers.most_common(1)[0]
         report.splits[name] = ChatSplit(
-            lengths=[len(ids) for ids in whole["input_ids"]],
+            lengths=lengths,
             turns=Counter(len(talk) for talk in talks),
             supervised=sum(t != encode_chat.IGNORE for row in cut["labels"] for t in row),
             tokens=sum(map(len, cut["input_ids"])),
@@ -152,6 +150,12 @@ def chat_report(
         asked |= set(questions)
     report.warnings = list(_warnings(report))
     return report
+
+
+def _lengths(talks: list[Any], tokenizer: Any) -> list[int]:
+    """Tokens of each conversation, also of those that the model cannot read in full."""
+    parts = [encode_chat.segments(talk, tokenizer, row) for row, talk in enumerate(talks)]
+    return [len(ids) for ids, _ in encode_chat.labelled(parts, tokenizer)]
 
 
 def _question(talk: Any) -> str:

@@ -31,7 +31,8 @@ def data_report(dataset: Any, tokenizer: Any, max_length: int = 128) -> Any:
         A `DataReport`, or a `ChatReport` of conversations.
 
     Raises:
-        CorpusError: A column is missing, or the labels are not a ``ClassLabel``.
+        CorpusError: A column is missing, the labels are not a ``ClassLabel``, or these are raw
+            texts: without turns and labels there is nothing to report.
     """
     import numpy as np
 
@@ -60,6 +61,12 @@ def data_report(dataset: Any, tokenizer: Any, max_length: int = 128) -> Any:
 
 def _class_names(dataset: Any) -> list[str]:
     for split, part in dataset.items():
+        if {*part.column_names} == {"text", "topic", "place"}:  # as `corpora.dialogues` gives
+            raise CorpusError(
+                f"The {split} split holds raw texts, and no conversations.",
+                "A chat model learns from turns: sftkit.corpora.chat_formats lists the forms. "
+                "For raw texts there is encode_lm.causal, as in notebook 05.",
+            )
         for column in ("text", "label"):
             if column not in part.column_names:
                 raise CorpusError(

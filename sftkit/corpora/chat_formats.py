@@ -9,11 +9,12 @@ Alpaca             ``instruction``, ``output``, and perhaps ``input``
 Dolly              ``instruction``, ``response``, and perhaps ``context``
 prompt, completion ``prompt`` and ``completion`` (or ``response``), texts or lists of
                    turns; also ``question`` and ``answer``
-raw text           ``text``: no turns, so every token will be learnt from
+raw text           ``text``: no turns; `encode_lm.causal` learns from every token
 ================== ===================================================================
 
-All but the raw text may have a column ``system``. An assistant's turn in a list may have
-``"weight": 0`` (``1``): it is read and not learnt.
+All but the raw text may have a column ``system``. It, ``input`` and ``context`` may be empty.
+An assistant's turn in a list may have ``"weight": 0`` (``1``): it is read and not learnt.
+Texts are cleaned before they are checked: one of invisible characters alone is empty.
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sftkit.corpora.clean import cleaner
 from sftkit.corpora.readers import Columns
 from sftkit.corpora.source import Batch
 from sftkit.errors import CorpusError
 
 Message = dict[str, Any]  # role and content, texts; perhaps weight, 0 or 1
 ROLES = ("system", "user", "assistant")
+CLEAN = ("unicode", "control")  # white space stays: answers hold code
+cleaned = cleaner(CLEAN)
 SHAREGPT = {
     "system": "system", "human": "user", "user": "user", "gpt": "assistant",
     "assistant": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant",
@@ -92,35 +96,40 @@ def columns_of(form: Form, names: Iterable[str], encoding: str) -> Columns:
 
 
 def turns(form: Form, batch: Batch, at: int, place: str) -> list[Message]:
-    """Row ``at`` of a batch as turns, checked.
+    """Row ``at`` of a batch as turns, cleaned and checked.
 
     Raises:
         CorpusError: The row is malformed; ``place`` and turn are named.
     """
     first, answer = batch.text[at], batch.label[at]
+    more = _optional(batch.pair[at], str(form.more), place) if batch.pair is not None else ""
     if form.answer is None:
         found = _listed(first, form.first, place)
         if form.name == "ShareGPT":
             found = [_from_sharegpt(turn, f"{place}, turn {i}") for i, turn in enumerate(found)]
     elif _is_list(first) or _is_list(answer):
+        if more:
+            raise CorpusError(
+                f"{place}: {form.more!r} stands beside a list of turns.",
+                f"Put it into a turn, or make {form.first!r} and {form.answer!r} texts.",
+            )
         found = _listed(first, form.first, place) + _listed(answer, form.answer, place)
     else:
-        more = batch.pair[at] if batch.pair is not None else None
-        question = _text(first, form.first, place)
-        if isinstance(more, str) and more.strip():
-            question += f"\n\n{more}"
+        question = text_of(first, form.first, place)
         found = [
-            {"role": "user", "content": question},
-            {"role": "assistant", "content": _text(answer, form.answer, place)},
+            {"role": "user", "content": f"{question}\n\n{more}" if more else question},
+            {"role": "assistant", "content": text_of(answer, form.answer, place)},
         ]
-    system = batch.group[at] if batch.group is not None else None
-    if isinstance(system, str) and system.strip():
+    system = _optional(batch.group[at], "system", place) if batch.group is not None else ""
+    if system:
         found = [{"role": "system", "content": system}, *found]
     return checked(found, place)
 
 
 def checked(found: list[Any], place: str) -> list[Message]:
     """Turns with ``role``, ``content`` and perhaps ``weight``, in an order for a template.
+
+    Contents are cleaned (``CLEAN``) before they are looked at.
 
     Raises:
         CorpusError: Naming the turn.
@@ -136,10 +145,10 @@ def checked(found: list[Any], place: str) -> list[Message]:
         role, content = turn.get("role"), turn.get("content")
         if role not in ROLES:
             raise CorpusError(
-                f"{where}: the role is {role!r}.",
+                f"{where}: the role is {_said(role)}.",
                 f"There are {', '.join(ROLES)}. Leave out conversations that call tools.",
             )
-        content = _text(content, "content", where)
+        content = text_of(content, "content", where)
         before = result[-1]["role"] if result else None
         if role == "system" and before is not None:
             raise CorpusError(
@@ -168,7 +177,7 @@ def _weight(turn: Mapping[str, Any], where: str) -> dict[str, int]:
     if weight is None:
         return {}
     if isinstance(weight, str | bool) or weight not in (0, 1):
-        raise CorpusError(f"{where}: the weight is {weight!r}.", "Give 0 or 1.")
+        raise CorpusError(f"{where}: the weight is {_said(weight)}.", "Give 0 or 1.")
     return {"weight": int(weight)}
 
 
@@ -176,7 +185,7 @@ def _listed(value: Any, column: str, place: str) -> list[Any]:
     if isinstance(value, str):  # as in a CSV file
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):  # no JSON, or too deep
             value = value.strip() or None
     if value is None:
         raise CorpusError(f"{place}: {column!r} is empty.", "Give a list of turns.")
@@ -195,22 +204,41 @@ def _is_list(value: Any) -> bool:
 def _from_sharegpt(turn: Any, place: str) -> Any:
     if not isinstance(turn, Mapping) or "from" not in turn:
         return turn  # some files have role and content under this name
-    if turn["from"] not in SHAREGPT:
+    speaker = turn["from"]
+    if not isinstance(speaker, str) or speaker not in SHAREGPT:
         raise CorpusError(
-            f"{place}: it is from {turn['from']!r}.", f"There are {', '.join(SHAREGPT)}."
+            f"{place}: it is from {_said(speaker)}.", f"There are {', '.join(SHAREGPT)}."
         )
-    found = {"role": SHAREGPT[turn["from"]], "content": turn.get("value")}
+    found = {"role": SHAREGPT[speaker], "content": turn.get("value")}
     return found | ({"weight": turn["weight"]} if "weight" in turn else {})
 
 
-def _text(value: Any, column: str, place: str) -> str:
-    if isinstance(value, str) and value.strip():
-        return value
-    if value is None or value == "" or isinstance(value, str) or value != value:
-        raise CorpusError(f"{place}: {column!r} is empty.", "Fill it in, or drop the row.")
-    raise CorpusError(
-        f"{place}: {column!r} holds {_kind(value)}, not a text.", "Give one string."
-    )
+def text_of(value: Any, column: str, place: str) -> str:
+    """A text, cleaned.
+
+    Raises:
+        CorpusError: It is empty, perhaps only then, or no text.
+    """
+    if text := _optional(value, column, place):
+        return text
+    raise CorpusError(f"{place}: {column!r} is empty.", "Fill it in, or drop the row.")
+
+
+def _optional(value: Any, column: str, place: str) -> str:
+    """A text, cleaned, that may be missing: "" then."""
+    if value is None or value != value:  # NaN, as in a table
+        return ""
+    if not isinstance(value, str):
+        raise CorpusError(
+            f"{place}: {column!r} holds {_kind(value)}, not a text.", "Give one string."
+        )
+    text = cleaned(value)
+    return text if text.strip() else ""
+
+
+def _said(value: Any) -> str:
+    """A value for a message; of lists and objects, which may be deep, the kind."""
+    return _kind(value) if isinstance(value, list | dict) else f"{value!r}"[:60]
 
 
 def _kind(value: Any) -> str:

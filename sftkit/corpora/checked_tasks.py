@@ -78,16 +78,20 @@ def drawn(choices: Sequence[Any], generator: Any) -> Any:
 
 
 def located(
-    words: Sequence[str], text: str, flags: int = 0
+    words: Sequence[str], text: str, flags: int = 0, letters: str = r"\w"
 ) -> tuple[dict[str, list[int]], str]:
     """Where each of some words stands in a text, and the text with those words blotted out.
 
     The longest are looked for first: "rain" does not stand in "rain boots" when both are given.
+
+    Args:
+        flags: Of the module ``re``.
+        letters: What may not stand right before or after a word, as in a set of ``re``.
     """
     found: dict[str, list[int]] = {}
     for word in sorted(words, key=len, reverse=True):
         if word not in found:
-            pattern = re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", flags)
+            pattern = re.compile(rf"(?<![{letters}]){re.escape(word)}(?![{letters}])", flags)
             found[word] = [match.start() for match in pattern.finditer(text)]
             text = pattern.sub(lambda match: "\0" * len(match[0]), text)
     return found, text

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from sftkit.corpora import spans
+from sftkit.corpora.json_files import json_items, json_unit
 from sftkit.corpora.places import bad_encoding, check_bytes, plain
-from sftkit.corpora.readers import _json_items
 from sftkit.errors import CorpusError
 
 KINDS = {".conll": "conll", ".bio": "conll", ".txt": "conll", ".jsonl": "json", ".json": "json"}
@@ -127,8 +127,9 @@ def _check_fields(path: Path, number: int, fields: list[str], width: int) -> Non
 
 
 def _json(path: Path, encoding: str) -> Iterator[tuple[list[str], list[str], list[int]]]:
-    for number, item in _json_items(path, encoding, path.name):
-        where = f"{path.name}, line {number}"
+    unit = json_unit(path, encoding)
+    for number, item in json_items(path, encoding, path.name):
+        where = f"{path.name}, {unit} {number}"
         tokens: Any
         tags: Any
         if isinstance(item, dict) and "tokens" in item:

@@ -9,22 +9,20 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sftkit.corpora import dialogues_own, duplicates, parts, split
-from sftkit.corpora.chat_formats import Message, checked
-from sftkit.corpora.clean import cleaner
+from sftkit.corpora.chat_formats import Message, checked, cleaned
 from sftkit.errors import CorpusError
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
 NAMES = ("dialogues",)
-CLEAN = ("unicode", "control")  # white space stays: answers hold code
 SHARE = 0.1  # for validation, and again for test, where they are not given
 # In these files the lines after the first are answers to it, one as good as the other.
 ALTERNATIVES = ("computers", "emotion")
@@ -66,12 +64,16 @@ def load(
         limit: Training conversations. A smaller limit gives a part of a larger one.
         seed: Which conversations go where, and which a limit takes.
         drop_duplicates: Leave out conversations that are word for word there already.
-        drop_malformed: Leave malformed rows out and count them, instead of stopping.
+        drop_malformed: Leave malformed rows out and count them, instead of stopping: rows that
+            are no conversation, lines that are no JSON object, rows with another number of
+            fields than the header. A file that cannot be read further is still refused, for
+            its encoding, say, or a quotation mark that is never closed.
         encoding: Of CSV and JSONL files.
 
     Returns:
         Splits ``train``, ``validation`` and ``test`` with ``messages`` (or ``text``, for raw
-        texts), ``topic`` and ``place``. `corpora.notes` tells what was done.
+        texts), ``topic`` and ``place``. `corpora.notes` tells what was done. Raw texts have no
+        turns: `encode_lm.causal` learns from them, `encode_chat` does not.
 
     Raises:
         CorpusError: With the file, row and turn, and what to do.
@@ -102,12 +104,30 @@ def load(
 def of(
     conversations: Sequence[Sequence[Message]], *, name: str = "conversations", seed: int = 0
 ) -> DatasetDict:
-    """The same door for conversations that are in memory."""
-    talks = [
-        Talk(checked(list(turns), f"{name}, row {row}"), "", "", f"row {row}")
-        for row, turns in enumerate(conversations)
-    ]
+    """The same door for conversations that are in memory.
+
+    Args:
+        conversations: Each a list of turns with ``role``, ``content`` and perhaps ``weight``.
+        name: For messages and notes.
+        seed: Which conversations go where.
+
+    Raises:
+        CorpusError: With the row and turn, and what to do.
+    """
+    talks = []
+    for row, turns in enumerate(_listed(conversations, name)):
+        where = f"{name}, row {row}"
+        talks.append(Talk(checked(_listed(turns, where), where), "", "", f"row {row}"))
     return _finished({"train": talks}, name, None, seed, True, [])
+
+
+def _listed(held: Any, where: str) -> list[Any]:
+    if not isinstance(held, Iterable) or isinstance(held, str | bytes | Mapping):
+        raise CorpusError(
+            f"{where}: {type(held).__name__} instead of a list.",
+            "A conversation is a list of turns; give a list of conversations.",
+        )
+    return list(held)
 
 
 def first_question(talk: Sequence[Message]) -> str:
@@ -133,7 +153,8 @@ def _embedded(topics: Collection[str] | None) -> Iterator[Talk]:
         # A loader that makes plain values only: a tag in the file cannot run code.
         held = yaml.safe_load(file.read_text(encoding="utf-8"))["conversations"]
         for number, lines in enumerate(held, 1):
-            for said in _conversations(topic, [str(line).strip() for line in lines]):
+            texts = [cleaned(str(line).strip()) for line in lines]
+            for said in _conversations(topic, texts):
                 turns = [
                     {"role": ("user", "assistant")[at % 2], "content": text}
                     for at, text in enumerate(said)
@@ -159,19 +180,9 @@ def _finished(
     drop_duplicates: bool,
     notes: list[str],
 ) -> DatasetDict:
-    """Clean, drop copies, split, order."""
-    clean = cleaner(CLEAN)
-    for part, talks in found.items():
-        found[part] = [
-            replace(
-                talk,
-                text=clean(talk.text),
-                messages=[t | {"content": clean(t["content"])} for t in talk.messages],
-            )
-            for talk in talks
-        ]
-        if drop_duplicates:
-            found[part] = _distinct(found[part], part, notes)
+    """Drop copies, split, order."""
+    if drop_duplicates:
+        found = {part: _distinct(talks, part, notes) for part, talks in found.items()}
     groups = _groups(found)
     if len(found) < len(split.SPLITS):
         sizes = Counter(groups["train"]).values()

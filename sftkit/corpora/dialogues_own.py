@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from sftkit.corpora import parts
-from sftkit.corpora.chat_formats import Form, Message, columns_of, find_form, turns
+from sftkit.corpora.chat_formats import (
+    Form,
+    Message,
+    columns_of,
+    find_form,
+    text_of,
+    turns,
+)
+from sftkit.corpora.headers import column_names
 from sftkit.corpora.own import _kind, _unit
-from sftkit.corpora.places import bad_encoding, check_bytes, plain
-from sftkit.corpora.readers import READERS, _json_items, read_dataset
+from sftkit.corpora.places import Refuse
+from sftkit.corpora.readers import READERS, read_dataset
 from sftkit.corpora.source import Batch
 from sftkit.errors import CorpusError
 
@@ -27,13 +34,28 @@ def read(
         CorpusError: With the file, row and turn, and what to do.
     """
     drop = _Dropped(drop_malformed, notes)
-    return parts.read(
+    found: dict[str, list[Row]] = parts.read(
         name_or_path,
         (".jsonl", ".json", ".csv", ".tsv", ".parquet"),
         lambda file: _file(file, encoding, drop),
         lambda table, where: _of_table(table, where, drop),
         notes=notes,
     )
+    _check_kinds(found)
+    return found
+
+
+def _check_kinds(found: dict[str, list[Row]]) -> None:
+    """Refuse raw texts beside conversations: one of the two would be lost."""
+    first: dict[bool, str] = {}
+    for rows in found.values():
+        for messages, _, place in rows:
+            first.setdefault(bool(messages), place)
+    if len(first) == 2:
+        raise CorpusError(
+            f"{first[False]} is a raw text, {first[True]} a conversation.",
+            "Load raw texts and conversations from two folders, or make turns of the texts.",
+        )
 
 
 class _Dropped:
@@ -42,26 +64,31 @@ class _Dropped:
     def __init__(self, allowed: bool, notes: list[str]) -> None:
         self.allowed, self.notes = allowed, notes
 
-    def rows(self, form: Form, batches: Iterable[Batch], where: str, unit: str) -> list[Row]:
-        """All rows of a part."""
+    def rows(
+        self, form: Form, read: Callable[[Refuse], Iterable[Batch]], where: str, unit: str
+    ) -> list[Row]:
+        """All rows of a part, given how to read it."""
         rows: list[Row] = []
-        problems: list[CorpusError] = []
-        for batch in batches:
+        problems: list[tuple[int, str]] = []
+
+        def refuse(number: int, problem: CorpusError) -> None:
+            if not self.allowed:
+                raise CorpusError(
+                    problem.what,
+                    f"{problem.fix} Or leave such rows out: drop_malformed=True.",
+                ) from None
+            problems.append((number, problem.what))
+
+        for batch in read(refuse):
             for at, number in enumerate(batch.row):
-                place = f"{where}, {unit} {number}"
                 try:
-                    rows.append(_row(form, batch, at, place))
+                    rows.append(_row(form, batch, at, f"{where}, {unit} {number}"))
                 except CorpusError as problem:
-                    if not self.allowed:
-                        raise CorpusError(
-                            problem.what,
-                            f"{problem.fix} Or leave such rows out: drop_malformed=True.",
-                        ) from None
-                    problems.append(problem)
+                    refuse(number, problem)
         if problems:
             self.notes.append(
                 f"{where}: {len(problems):,} malformed rows left out. The first: "
-                f"{problems[0].what}"
+                f"{min(problems)[1]}"
             )
         if not rows:
             raise CorpusError(f"{where} has no rows that can be used.")
@@ -71,43 +98,26 @@ class _Dropped:
 def _row(form: Form, batch: Batch, at: int, place: str) -> Row:
     if form.name != "raw text":
         return turns(form, batch, at, place), "", place
-    text = batch.text[at]
-    if not isinstance(text, str) or not text.strip():
-        raise CorpusError(f"{place}: the text is empty.", "Drop the row.")
-    return [], text, place
+    return [], text_of(batch.text[at], "text", place), place
 
 
 def _file(path: Path, encoding: str, drop: _Dropped) -> list[Row]:
-    names = list(_column_names(path, encoding))
+    kind = _kind(path)
+    names = column_names(path, kind, encoding)
     form = find_form(names, path.name)
     columns = columns_of(form, names, encoding)
-    return drop.rows(form, READERS[_kind(path)](path, columns, []), path.name, _unit(path))
 
+    def read(refuse: Refuse) -> Iterator[Batch]:
+        return READERS[kind](path, columns, [], refuse)
 
-def _column_names(path: Path, encoding: str) -> Iterator[str]:
-    kind = _kind(path)
-    if kind == "parquet":
-        import pyarrow.parquet as pq
-
-        yield from pq.read_schema(path).names
-    elif kind == "json":
-        seen: set[str] = set()
-        for _, item in _json_items(path, encoding, path.name):
-            seen |= set(item) if isinstance(item, dict) else set()
-        yield from sorted(seen)
-    else:
-        check_bytes(path, encoding)
-        name = "utf-8-sig" if plain(encoding) == "utf8" else encoding
-        try:
-            with open(path, encoding=name) as stream:
-                header = stream.readline(100_000).strip("\r\n")
-        except UnicodeDecodeError as error:
-            raise bad_encoding(path, name) from error
-        choices = [next(csv.reader([header], delimiter=mark), []) for mark in ",;\t"]
-        yield from max(choices, key=len)
+    return drop.rows(form, read, path.name, _unit(path, encoding))
 
 
 def _of_table(data: Any, where: str, drop: _Dropped) -> list[Row]:
     form = find_form(data.column_names, where)
     columns = columns_of(form, data.column_names, "utf-8")
-    return drop.rows(form, read_dataset(data, columns, where), where, "row")
+
+    def read(refuse: Refuse) -> Iterator[Batch]:
+        return read_dataset(data, columns, where, refuse)
+
+    return drop.rows(form, read, where, "row")

@@ -216,7 +216,7 @@ _NOTED = re.compile(r"^- |[=|{}]|:\s")
 def _wrong_json(task: Task, answer: str) -> str:
     try:
         found = json.loads(answer)
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter from a thousand brackets, say
         return "not JSON"
     if not isinstance(found, dict):
         return "no object"

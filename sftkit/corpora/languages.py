@@ -8,11 +8,19 @@ were never trained on, so their French and Chinese names must be known from pret
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from sftkit.corpora import instructions
-from sftkit.corpora.checked_tasks import Task, distinct, drawn, few_shot, in_order, listed
+from sftkit.corpora.checked_tasks import (
+    Task,
+    distinct,
+    drawn,
+    few_shot,
+    in_order,
+    listed,
+    located,
+)
 from sftkit.corpora.instructions import VALUES
 
 __all__ = ["KINDS", "NAMES", "REQUESTS", "few_shot", "right_answer", "tasks", "wrong"]
@@ -131,29 +139,38 @@ def wrong(task: Task, answer: str) -> str:
         return "not one sentence"
     if re.search(r"[。！].|[.!?]\s", answer):
         return "more than one sentence"
-    keys = [_first(NAMES[key][chinese], answer, chinese) for key in task.expected]
+    values = [str(value) for value in task.expected.values()]
+    letters = "A-Za-z0-9" if chinese else r"\w"  # in Chinese no space parts words from values
+    said, rest = located(values, answer, letters=letters)
+    keys = [_first(key, rest, chinese) for key in task.expected]
     if min(keys) < 0:
         return "a name is missing"
-    values = [str(value) for value in task.expected.values()]
-    places = [_places(value, answer, chinese) for value in values]
+    places = [said[value] for value in values]
     if not all(places) or not in_order(keys, places, values):
         return "wrong values"
-    others = (str(value) for value in task.others if str(value) not in values)
-    return "says more" if any(_places(value, answer, chinese) for value in others) else ""
+    others = [str(value) for value in task.others if str(value) not in values]
+    return "says more" if any(located(others, rest, letters=letters)[0].values()) else ""
 
 
-def _places(value: str, answer: str, chinese: bool) -> list[int]:
-    # In Chinese no space parts a value from the words around it.
-    edge = r"(?<![A-Za-z0-9]){}(?![A-Za-z0-9])" if chinese else r"(?<!\w){}(?!\w)"
-    return [match.start() for match in re.finditer(edge.format(re.escape(value)), answer)]
-
-
-def _first(names: Sequence[str], answer: str, chinese: bool) -> int:
-    """Where the first of the names is; -1 where none is. In French whatever its article."""
+def _first(key: str, answer: str, chinese: bool) -> int:
+    """Where the first of a key's names is; -1 where none is. In French whatever its article."""
+    names = NAMES[key][chinese]
     if chinese:
+        for longer in _longer(key):
+            answer = answer.replace(longer, "\0" * len(longer))
         found = [answer.find(name) for name in names]
     else:
         words = [re.findall(r"\w+", name)[-1] for name in names]
         matches = (re.search(rf"(?<!\w){re.escape(w)}(?!\w)", answer.lower()) for w in words)
         found = [match.start() if match else -1 for match in matches]
     return min((at for at in found if at >= 0), default=-1)
+
+
+@cache
+def _longer(key: str) -> tuple[str, ...]:
+    """Chinese names of other keys that hold one of this key (年龄 holds 年), longest first."""
+    own = NAMES[key][1]
+    others = {name for _, chinese in NAMES.values() for name in chinese} - set(own)
+    return tuple(
+        sorted((o for o in others if any(n in o for n in own)), key=lambda o: (-len(o), o))
+    )

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sftkit.corpora.json_files import json_unit
 from sftkit.corpora.readers import KINDS, READERS, Columns, read_dataset
 from sftkit.corpora.source import Batch, Part, Source
 from sftkit.errors import CorpusError
@@ -28,7 +29,8 @@ def open_path(path: Path, columns: Columns) -> Source:
     """
     if path.is_file():
         notes: list[str] = []
-        part = Part(path.name, partial(_read, path, columns, notes), _unit(path))
+        unit = _unit(path, columns.encoding)
+        part = Part(path.name, partial(_read, path, columns, notes), unit)
         return _source(path.name, {"all": part}, {path.name: sha256(path)}, columns, notes)
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         return _on_disk(path, columns)
@@ -81,8 +83,8 @@ def _kind(path: Path) -> str:
     return kind
 
 
-def _unit(path: Path) -> str:
-    return "line" if _kind(path) == "json" else "row"
+def _unit(path: Path, encoding: str) -> str:
+    return json_unit(path, encoding) if _kind(path) == "json" else "row"
 
 
 def named_files(path: Path, kinds: Collection[str], notes: list[str]) -> dict[str, list[Path]]:
@@ -149,7 +151,7 @@ def _folder(path: Path, columns: Columns) -> Source:
         if several := found.get(name, []):
             where = several[0].name if len(several) == 1 else f"{name} files of {path.name}"
             read = partial(_read_all, several, columns, notes)
-            parts[name] = Part(where, read, _unit(several[0]))
+            parts[name] = Part(where, read, _unit(several[0], columns.encoding))
     if list(parts) == ["train"]:
         parts = {"all": parts["train"]}
     return _source(path.name, parts, hashes, columns, notes)

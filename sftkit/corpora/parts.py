@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -181,7 +182,8 @@ def cached(kind: str, made_from: Sequence[Any], make: Callable[[], DatasetDict])
 
 def check_limit(limit: int | None) -> None:
     """Refuse a limit that is no number of rows."""
-    if limit is not None and (isinstance(limit, bool) or limit < 1):
+    whole = isinstance(limit, Integral) and not isinstance(limit, bool)
+    if limit is not None and not (whole and limit >= 1):
         raise CorpusError(f"limit={limit!r}.", "Give a whole number from 1, or None.")
 
 

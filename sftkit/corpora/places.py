@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from sftkit.errors import CorpusError
 
 MAX_CELL = 1_000_000  # characters; a longer cell is nearly always a quotation mark left open
+
+# What becomes of a malformed row: given its number and the error, it raises or goes on.
+Refuse = Callable[[int, CorpusError], None]
+
+
+def stop(number: int, problem: CorpusError) -> None:
+    """Raise the error of a malformed row."""
+    raise problem
 
 
 def plain(encoding: str) -> str:
@@ -96,6 +105,15 @@ def bad_csv(where: str, number: int, line: int, reason: str) -> CorpusError:
         f"{place} is not valid CSV: {reason}.",
         'A quotation mark inside a quoted text is written twice (""). If the file does not use '
         "quotation marks around texts, pass quotes=False.",
+    )
+
+
+def bad_parquet(where: str, error: Exception) -> CorpusError:
+    """What pyarrow says of a file that it cannot read."""
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return CorpusError(
+        f"{where} cannot be read as Parquet: {reason}",
+        "Write it again, or check that it was copied in full.",
     )
 
 

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import csv
 import difflib
-import json
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sftkit.corpora.headers import csv_headers, empty_csv
+from sftkit.corpora.json_files import json_items, json_unit, no_object
 from sftkit.corpora.places import (
     MAX_CELL,
+    Refuse,
     bad_csv,
     bad_encoding,
+    bad_parquet,
     bad_width,
     check_bytes,
     long_cell,
     plain,
     row,
+    stop,
 )
 from sftkit.corpora.source import BATCH, Batch
 from sftkit.errors import CorpusError
@@ -52,12 +56,17 @@ class Columns:
         return {name: column for name, column in pairs.items() if column}
 
     def check(self, have: Iterable[str], where: str) -> None:
-        """Raise a ``CorpusError`` that lists the columns when a wanted one is missing."""
+        """Raise a ``CorpusError`` when a wanted column is missing, or there twice."""
         names = [str(name) for name in have]
         option = {"text": "text", "label": "label", "pair": "text_pair", "group": "group"}
         for field, column in self.wanted().items():
-            if column in names:
+            if names.count(column) == 1:
                 continue
+            if column in names:
+                raise CorpusError(
+                    f"{where}: there are {names.count(column)} columns {column!r}.",
+                    "Rename all but the one to be read.",
+                )
             near = difflib.get_close_matches(column, names, 1, 0.5)
             guess = near[0] if near else "NAME"
             listed = ", ".join(map(repr, names[:30])) + (" ..." if len(names) > 30 else "")
@@ -67,7 +76,9 @@ class Columns:
             )
 
 
-def read_csv(path: Path, columns: Columns, notes: list[str]) -> Iterator[Batch]:
+def read_csv(
+    path: Path, columns: Columns, notes: list[str], refuse: Refuse = stop
+) -> Iterator[Batch]:
     """Rows of a CSV or TSV file. Row 1 is the header, as in a spreadsheet."""
     where = path.name
     check_bytes(path, columns.encoding)
@@ -113,32 +124,36 @@ def read_csv(path: Path, columns: Columns, notes: list[str]) -> Iterator[Batch]:
                 continue
             place = f"{where}, {row(number, begin)}"
             if len(cells) != width:
-                raise bad_width(place, cells, width, delimiter)
+                refuse(number, bad_width(place, cells, width, delimiter))
+                continue
             if max(map(len, cells)) > MAX_CELL:
-                raise long_cell(place, header[[len(c) > MAX_CELL for c in cells].index(True)])
+                long = [len(cell) > MAX_CELL for cell in cells].index(True)
+                refuse(number, long_cell(place, header[long]))
+                continue
             _add(batch, number, {field: cells[at] for field, at in position.items()})
             if len(batch.row) >= BATCH:
                 yield batch
                 batch = _empty(columns)
         if not position:
-            raise CorpusError(f"{where} is empty.", "It needs a header line and rows below it.")
+            raise empty_csv(where)
         if batch.row:
             yield batch
 
 
-def read_json(path: Path, columns: Columns, notes: list[str]) -> Iterator[Batch]:
+def read_json(
+    path: Path, columns: Columns, notes: list[str], refuse: Refuse = stop
+) -> Iterator[Batch]:
     """Objects of a JSON-lines file; also of a file that holds one list of objects."""
     where = path.name
     check_bytes(path, columns.encoding)
     batch, seen = _empty(columns), {}
+    unit = json_unit(path, columns.encoding)
     unknown = dict.fromkeys(columns.wanted().values())  # columns that no object has had yet
-    for number, item in _json_items(path, columns.encoding, where):
-        place = f"{where}, line {number}"
+    for number, item in json_items(path, columns.encoding, where, refuse):
+        place = f"{where}, {unit} {number}"
         if not isinstance(item, dict):
-            raise CorpusError(
-                f"{place}: {type(item).__name__} instead of an object.",
-                'Each line must be an object such as {"text": "...", "label": "..."}.',
-            )
+            refuse(number, no_object(place, item))
+            continue
         for name in [name for name in unknown if name in item]:
             del unknown[name]
         if unknown:
@@ -146,9 +161,9 @@ def read_json(path: Path, columns: Columns, notes: list[str]) -> Iterator[Batch]
             if len(seen) > 1000 or number > 100_000:
                 columns.check(seen, where)
         values = {field: item.get(name) for field, name in columns.wanted().items()}
-        for field, value in values.items():
-            if isinstance(value, str) and len(value) > MAX_CELL:
-                raise long_cell(place, columns.wanted()[field])
+        if long := [field for field, value in values.items() if _is_long(value)]:
+            refuse(number, long_cell(place, columns.wanted()[long[0]]))
+            continue
         _add(batch, number, values)
         if len(batch.row) >= BATCH:
             yield batch
@@ -159,7 +174,9 @@ def read_json(path: Path, columns: Columns, notes: list[str]) -> Iterator[Batch]
         yield batch
 
 
-def read_parquet(path: Path, columns: Columns, notes: list[str]) -> Iterator[Batch]:
+def read_parquet(
+    path: Path, columns: Columns, notes: list[str], refuse: Refuse = stop
+) -> Iterator[Batch]:
     """Rows of a Parquet file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -169,15 +186,14 @@ def read_parquet(path: Path, columns: Columns, notes: list[str]) -> Iterator[Bat
             columns.check(file.schema_arrow.names, path.name)
             wanted = list(dict.fromkeys(columns.wanted().values()))
             batches = file.iter_batches(batch_size=BATCH, columns=wanted)
-            yield from _arrow_batches(batches, columns, path.name)
+            yield from _arrow_batches(batches, columns, path.name, refuse)
     except (pa.ArrowException, OSError) as error:
-        raise CorpusError(
-            f"{path.name} cannot be read as Parquet: {str(error).splitlines()[0]}",
-            "Write it again, or check that it was copied in full.",
-        ) from error
+        raise bad_parquet(path.name, error) from error
 
 
-def read_dataset(dataset: Any, columns: Columns, where: str) -> Iterator[Batch]:
+def read_dataset(
+    dataset: Any, columns: Columns, where: str, refuse: Refuse = stop
+) -> Iterator[Batch]:
     """Rows of a ``datasets.Dataset``; class numbers become class names."""
     from datasets import ClassLabel
 
@@ -189,7 +205,7 @@ def read_dataset(dataset: Any, columns: Columns, where: str) -> Iterator[Batch]:
     }
     wanted = list(dict.fromkeys(columns.wanted().values()))
     tables = dataset.select_columns(wanted).with_format("arrow").iter(batch_size=BATCH)
-    for batch in _arrow_batches(tables, columns, where):
+    for batch in _arrow_batches(tables, columns, where, refuse):
         if column := names.get(columns.label):
             batch.label = [
                 column[at] if at is not None and at >= 0 else None for at in batch.label
@@ -200,18 +216,33 @@ def read_dataset(dataset: Any, columns: Columns, where: str) -> Iterator[Batch]:
 READERS = {"csv": read_csv, "json": read_json, "parquet": read_parquet}
 
 
-def _arrow_batches(tables: Iterable[Any], columns: Columns, where: str) -> Iterator[Batch]:
+def _arrow_batches(
+    tables: Iterable[Any], columns: Columns, where: str, refuse: Refuse
+) -> Iterator[Batch]:
     row = 0
     for table in tables:
         values = {field: table[name].to_pylist() for field, name in columns.wanted().items()}
         count = table.num_rows
+        numbers = list(range(row + 1, row + count + 1))
+        long: set[int] = set()
         for field in ("text", "pair"):
             for at, value in enumerate(values.get(field, ())):
-                if isinstance(value, str) and len(value) > MAX_CELL:
-                    raise long_cell(f"{where}, row {row + at + 1}", columns.wanted()[field])
-        numbers = list(range(row + 1, row + count + 1))
-        yield Batch(numbers, **{field: values[field] for field in values})
+                if _is_long(value) and at not in long:
+                    long.add(at)
+                    place = f"{where}, row {numbers[at]}"
+                    refuse(numbers[at], long_cell(place, columns.wanted()[field]))
+        if long:
+            numbers, *kept = (
+                [value for at, value in enumerate(column) if at not in long]
+                for column in (numbers, *values.values())
+            )
+            values = dict(zip(values, kept, strict=True))
+        yield Batch(numbers, **values)
         row += count
+
+
+def _is_long(value: Any) -> bool:
+    return isinstance(value, str) and len(value) > MAX_CELL
 
 
 def _empty(columns: Columns) -> Batch:
@@ -225,50 +256,11 @@ def _add(batch: Batch, row: int, values: dict[str, Any]) -> None:
         getattr(batch, field).append(value)
 
 
-def _json_items(path: Path, encoding: str, where: str) -> Iterator[tuple[int, Any]]:
-    encoding = "utf-8-sig" if plain(encoding) == "utf8" else encoding
-    try:
-        with open(path, encoding=encoding) as stream:
-            start = stream.read(4096).lstrip()
-            stream.seek(0)
-            if start.startswith("["):
-                yield from enumerate(_json_list(stream.read(), where), 1)
-                return
-            empty = True
-            for number, line in enumerate(stream, 1):
-                if not line.strip():
-                    continue
-                empty = False
-                try:
-                    yield number, json.loads(line)
-                except ValueError as error:
-                    raise CorpusError(
-                        f"{where}, line {number} is not JSON: {error}.",
-                        "Each line must be one complete JSON object.",
-                    ) from error
-    except UnicodeDecodeError as error:
-        raise bad_encoding(path, encoding) from error
-    if empty:
-        raise CorpusError(f"{where} is empty.", "It needs one JSON object per line.")
-
-
-def _json_list(text: str, where: str) -> list[Any]:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise CorpusError(
-            f"{where} begins as a JSON list but is not JSON: {error}.",
-            "Write one JSON object per line, or one complete list.",
-        ) from error
-
-
 def _delimiter(path: Path, columns: Columns, notes: list[str]) -> str:
     usual = "\t" if path.suffix.lower() == ".tsv" else ","
-    encoding = "utf-8-sig" if plain(columns.encoding) == "utf8" else columns.encoding
-    with open(path, encoding=encoding, errors="replace", newline="") as stream:
-        header = stream.readline(100_000).strip("\r\n")
+    marks = dict.fromkeys((usual, ";", "\t", ","))
+    split = csv_headers(path, columns.encoding, marks, columns.quotes)
     wanted = set(columns.wanted().values())
-    split = {m: next(csv.reader([header], delimiter=m), []) for m in (usual, ";", "\t", ",")}
     fitting = [mark for mark, cells in split.items() if wanted <= set(cells)]
     # Where a wanted column is missing, the mark that gives most columns makes the message
     # list them one by one.

@@ -35,7 +35,7 @@ class Part:
     Attributes:
         where: Its name in messages, such as ``reviews.csv``.
         batches: Gives the rows from the beginning; may be called more than once.
-        unit: What ``Batch.row`` counts: ``row`` or ``line``.
+        unit: What ``Batch.row`` counts: ``row``, ``line``, or ``item`` of a list.
     """
 
     where: str

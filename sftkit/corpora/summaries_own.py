@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sftkit.corpora import parts
-from sftkit.corpora.dialogues_own import _column_names
+from sftkit.corpora.headers import column_names
 from sftkit.corpora.own import _kind, _unit
 from sftkit.corpora.readers import KINDS, READERS, Columns, read_dataset
 from sftkit.corpora.source import Batch
@@ -44,8 +44,9 @@ def read(
 
 
 def _file(path: Path, columns: Columns, notes: list[str]) -> list[Summarized]:
-    _check(columns, _column_names(path, columns.encoding), path.name)
-    return _rows(READERS[_kind(path)](path, columns, notes), columns, path.name, _unit(path))
+    kind, unit = _kind(path), _unit(path, columns.encoding)
+    _check(columns, column_names(path, kind, columns.encoding), path.name)
+    return _rows(READERS[kind](path, columns, notes), columns, path.name, unit)
 
 
 def _of_table(columns: Columns, data: Any, where: str) -> list[Summarized]:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from sftkit.corpora import parts
+from sftkit.corpora.json_files import json_items, json_unit
 from sftkit.corpora.places import bad_csv, bad_encoding, check_bytes, plain
-from sftkit.corpora.readers import _json_items
 from sftkit.errors import CorpusError
 
 KINDS = (".tsv", ".csv", ".txt", ".jsonl", ".json", ".parquet")
@@ -130,8 +130,9 @@ def _of_file(path: Path, language: str, encoding: str) -> Iterator[Row]:
         yield from _of_parquet(path, language)
     elif kind in (".jsonl", ".json"):
         check_bytes(path, encoding)
-        for number, item in _json_items(path, encoding, path.name):
-            place = f"{path.name}, line {number}"
+        unit = json_unit(path, encoding)
+        for number, item in json_items(path, encoding, path.name):
+            place = f"{path.name}, {unit} {number}"
             if not isinstance(item, dict):
                 raise CorpusError(
                     f"{place}: {type(item).__name__} instead of an object.",
