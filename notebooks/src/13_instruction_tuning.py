@@ -709,7 +709,8 @@ show.table(
 # ## 7. Before training: three baselines
 #
 # The model as it was downloaded; the same model with a solved example of each kind in the
-# prompt (few-shot, no training at all); and the most frequent right answer of the training
+# prompt (few-shot, no training at all), once from the training tasks, many of whose words do not
+# exist, and once from the validation tasks with their everyday words; and the most frequent right answer of the training
 # tasks, given to every task. In the notes' job this one cannot be right, since no test task has a
 # key of training: it shows that no answer fits all. SmolLM2-Instruct was tuned on instructions by
 # its makers. What follows is a second tuning, to one narrow job.
@@ -740,9 +741,19 @@ def examine(net, prompts=None, tasks=None):
 
 # %%
 before = examine(chat)
-shots = [next(t for t in train_tasks if t.kind == kind) for kind in job.KINDS]
 few = test_tasks[: max(6, eval_rows // 3)]
-few_shot = examine(chat, [job.few_shot(t, shots) for t in few], few)
+
+
+def with_examples(tasks):
+    """Few-shot: the first task of each kind, solved, in the prompt."""
+    shots = [next(t for t in tasks if t.kind == kind) for kind in job.KINDS]
+    return examine(chat, [job.few_shot(t, shots) for t in few], few)
+
+
+few_shot = with_examples(train_tasks)
+few_everyday = with_examples(job.tasks("validation", 40, TEST_SEED))
+
+# %%
 common = Counter(t.answer for t in train_tasks).most_common(1)[0][0]
 constant = sum(not job.wrong(t, common) for t in test_tasks)
 right_of_few = sum(not w for w in before["wrong"][: len(few)])
@@ -750,11 +761,9 @@ show.table(
     [
         ("as downloaded", before["n"], before["right"], before["stopped"]),
         ("the same, on the tasks below", len(few), right_of_few, ""),
-        (
-            f"{len(shots)} examples in the prompt",
-            few_shot["n"],
-            few_shot["right"],
-            few_shot["stopped"],
+        *(
+            (f"{len(job.KINDS)} {which} examples", x["n"], x["right"], x["stopped"])
+            for which, x in (("training", few_shot), ("everyday", few_everyday))
         ),
         (f"always {common!r}", eval_rows, constant, eval_rows),
     ],
@@ -775,7 +784,7 @@ show.table(
             found["answers"][i][:120],
         )
         for i in range(min(4, len(few)))
-        for who, found in (("as downloaded", before), ("with examples", few_shot))
+        for who, found in (("as downloaded", before), ("with examples", few_everyday))
     ],
     ("a right answer", "model", "verdict", "its answer"),
 )
@@ -3121,6 +3130,7 @@ def with_interval(found):
 metrics = {
     "following_before": with_interval(before),
     "following_few_shot": with_interval(few_shot),
+    "following_few_shot_everyday": with_interval(few_everyday),
     "following": with_interval(after),
     "f1_before": float(before["f1"]),
     "f1": float(after["f1"]),
