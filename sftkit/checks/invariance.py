@@ -8,7 +8,7 @@ two runs. None of them has a threshold of its own: they give numbers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ import torch
 from sftkit.batches import IGNORE, Batches, Examples
 from sftkit.errors import ModelError, ParameterError
 from sftkit.losses import Loss
+from sftkit.losses_lm import causal_inputs
 from sftkit.models.parts import base_of
 from sftkit.optim import clip_and_divide
 from sftkit.packing import PackedBatches
@@ -141,6 +142,7 @@ def leak(model: torch.nn.Module, batch: Batch, loss: Loss) -> float:
     row = {k: v[rows[0] : rows[0] + 1] for k, v in batch.items() if v.ndim == 2}
     own = row["document"] == row["document"].max()
     row["labels"] = row["labels"].masked_fill(~own, IGNORE)
+    _tried_out(model, row)
     with embedded(model) as kept:
         loss_sum, n = loss(model, row)
         if not n:
@@ -173,6 +175,7 @@ def label_lead(model: torch.nn.Module, batch: Batch, loss: Loss) -> int | None:
         return None
     other = torch.arange(row["labels"].shape[1], device=row["labels"].device) != places[-1]
     row["labels"] = row["labels"].masked_fill(other, IGNORE)
+    _tried_out(model, row)
     with embedded(model) as kept:
         loss_sum, n = loss(model, row)
         if not n:
@@ -180,6 +183,12 @@ def label_lead(model: torch.nn.Module, batch: Batch, loss: Loss) -> int | None:
         (gradient,) = torch.autograd.grad(loss_sum, kept[0])
     read = gradient[0].norm(dim=-1).nonzero().flatten().tolist()
     return places[-1] - read[-1] if read else None
+
+
+def _tried_out(model: torch.nn.Module, batch: Batch) -> None:
+    """Let the trial of `causal_inputs` be over: the first call seen must be the loss's."""
+    with suppress(ParameterError):  # what cannot be packed is for the loss to say
+        causal_inputs(model, batch)
 
 
 def influence(run: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
