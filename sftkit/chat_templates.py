@@ -110,13 +110,18 @@ def marks(tokenizer: Any) -> list[str]:
     own = {t.content for t in tokenizer.added_tokens_decoder.values()} - special
     found = set(special)
     for between in _between_turns(tokenizer):
-        found |= {token for token in own if token in between}
+        found |= {token for token in own if token in between and _begins_a_turn(token)}
         tokens = sorted(special | own, key=len, reverse=True)
         for piece in re.split("|".join(map(re.escape, tokens)) if tokens else "$^", between):
-            # A role's bare name, as after the special token of ChatML, is no mark.
-            if len(piece.strip()) > 1 and not piece.strip().isalpha():
+            if _begins_a_turn(piece):
                 found.add(piece.strip())
     return sorted(found, key=lambda mark: (-len(mark), mark))
+
+
+def _begins_a_turn(piece: str) -> bool:
+    """Not white space, which is a token of its own in some vocabularies, nor a role's bare
+    name, as after the special token of ChatML: users write both."""
+    return len(piece.strip()) > 1 and not piece.strip().isalpha()
 
 
 def _between_turns(tokenizer: Any) -> list[str]:

@@ -49,7 +49,7 @@ def window(model: Any) -> int | None:
 
     A mask of all pairs takes the place of such a layer's own mask.
     """
-    config = model.config
+    config = model.config.get_text_config()
     names = ("sliding_window", "attention_chunk_size")
     found = [getattr(config, name, None) for name in names]
     return min((int(size) for size in found if size), default=None)

@@ -69,7 +69,7 @@ def language_evaluation(
 
     def evaluate(model: torch.nn.Module) -> dict[str, float]:
         loss_sum, n = token_loss(model, batches, loss)
-        spread = perplexity(loss_sum, n)
-        return {"loss": loss_sum / n, "perplexity": spread}
+        found = perplexity(loss_sum, n)  # first: it refuses n = 0
+        return {"loss": loss_sum / n, "perplexity": found}
 
     return evaluate

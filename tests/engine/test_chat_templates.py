@@ -216,3 +216,13 @@ def test_a_weight_of_none_is_none_at_all():
     (stored,) = Dataset.from_dict({"messages": [some]})["messages"]
     assert stored[0]["weight"] is None
     assert encoded([stored], words) == encoded([some], words)
+
+
+def test_white_space_with_tokens_of_its_own_is_no_mark():
+    """Gemma's vocabulary has line breaks as added tokens, and its template writes them."""
+    from tokenizers import AddedToken
+
+    words = tokenizer()
+    words.add_tokens([AddedToken(token, special=False) for token in ("\n", "\n\n", "  ")])
+    assert set(chat_templates.marks(words)) == {"<|im_start|>", STOP}
+    assert encoded([talk("two\n\nlines", "  so\nbe it")], words)
