@@ -34,6 +34,7 @@ from sftkit.encode_chat import Conversation, conversations, padding_id, weight_o
 from sftkit.errors import EncodeError, ParameterError
 from sftkit.losses import Loss
 from sftkit.losses_lm import next_token, supervised
+from sftkit.modes import evaluated
 
 if TYPE_CHECKING:
     from sftkit.batches import Batch
@@ -146,19 +147,13 @@ def with_reference(model: torch.nn.Module, examples: Examples, batch_size: int =
 
     Call it before training; the model is put in evaluation mode and back.
     """
-    modes = [(module, module.training) for module in model.modules()]
     device = next(model.parameters()).device
     found: dict[str, list[torch.Tensor]] = {"reference_chosen": [], "reference_rejected": []}
-    model.eval()
-    try:
-        with torch.no_grad():
-            for step in Batches(examples, batch_size, shuffle=False, by_length=False).epoch(0):
-                for batch in step:
-                    batch = {name: value.to(device) for name, value in batch.items()}
-                    for name, values in zip(found, both(model, batch), strict=True):
-                        found[name].append(values.cpu())
-    finally:
-        for module, training in modes:
-            module.training = training
+    with evaluated(model), torch.no_grad():
+        for step in Batches(examples, batch_size, shuffle=False, by_length=False).epoch(0):
+            for batch in step:
+                batch = {name: value.to(device) for name, value in batch.items()}
+                for name, values in zip(found, both(model, batch), strict=True):
+                    found[name].append(values.cpu())
     more = {name: torch.cat(parts).numpy() for name, parts in found.items()}
     return Examples(examples.columns | more, examples.pad_id)

@@ -16,6 +16,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch.nn import functional
 
+from sftkit.modes import evaluated
+
 NAME = "sftkit_by_document"
 # Of these, attention is softmax(q k / sqrt(d)) v over all tokens before, and nothing else.
 KNOWN = ("llama", "mistral", "qwen2")
@@ -68,7 +70,6 @@ def keeps_apart(model: Any) -> bool:
 
 
 def _tried_apart(model: Any) -> bool:
-    modes = [(module, module.training) for module in model.modules()]
     device = next(model.parameters()).device
     size = model.get_input_embeddings().num_embeddings
     ids = (torch.tensor([[3, 1, 4, 2, 6, 5, 9, 7]], device=device)) % size
@@ -79,16 +80,16 @@ def _tried_apart(model: Any) -> bool:
         "attention_mask": additive_mask(model, document),
         "use_cache": False,
     }
-    model.eval()
     try:
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        with (
+            evaluated(model),
+            torch.no_grad(),
+            torch.autocast(device.type, enabled=False),
+        ):
             first, second = (model(input_ids=i, **packed).logits[:, 4:] for i in (ids, other))
             alone = model(input_ids=ids[:, 4:], use_cache=False).logits
     except TypeError:  # it takes no positions
         return False
-    finally:
-        for module, training in modes:
-            module.training = training
     scale = float(alone.abs().max())
     rounding = 1e-3 if alone.dtype in (torch.float32, torch.float64) else 5e-2
     unseen = float((first - second).abs().max()) <= 1e-5 * scale

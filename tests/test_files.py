@@ -14,20 +14,28 @@ def content(place: Path) -> dict[str, str]:
     return {str(f.relative_to(place)): f.read_text() for f in place.rglob("*") if f.is_file()}
 
 
-@pytest.mark.parametrize("failing", [1, 2])
-def test_when_a_renaming_fails_the_old_folder_is_there(tmp_path, monkeypatch, failing):
+@pytest.fixture
+def fail_at(tmp_path, monkeypatch):
+    """A folder with one file; the function makes these calls of `os.rename` fail."""
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "old.txt").write_text("old")
-    calls: list[str] = []
-    rename = os.rename
+    rename, calls = os.rename, []
 
-    def flaky(source, target):
-        calls.append(source)
-        if len(calls) == failing:
-            raise OSError(5, "Input/output error")
-        rename(source, target)
+    def fail(*numbers):
+        def flaky(source, target):
+            calls.append(source)
+            if len(calls) in numbers:
+                raise OSError(5, "Input/output error")
+            rename(source, target)
 
-    monkeypatch.setattr(os, "rename", flaky)
+        monkeypatch.setattr(os, "rename", flaky)
+
+    return fail
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_when_a_renaming_fails_the_old_folder_is_there(tmp_path, fail_at, failing):
+    fail_at(failing)
     with (
         pytest.raises(OSError, match="Input/output"),
         folder_in_one_piece(tmp_path / "m") as part,
@@ -37,19 +45,8 @@ def test_when_a_renaming_fails_the_old_folder_is_there(tmp_path, monkeypatch, fa
     assert [entry.name for entry in tmp_path.iterdir()] == ["m"]
 
 
-def test_what_cannot_go_back_is_kept(tmp_path, monkeypatch):
-    (tmp_path / "m").mkdir()
-    (tmp_path / "m" / "old.txt").write_text("old")
-    calls: list[str] = []
-    rename = os.rename
-
-    def broken(source, target):
-        calls.append(source)
-        if len(calls) > 1:
-            raise OSError(5, "Input/output error")
-        rename(source, target)
-
-    monkeypatch.setattr(os, "rename", broken)
+def test_what_cannot_go_back_is_kept(tmp_path, fail_at):
+    fail_at(2, 3)
     with pytest.raises(OSError, match="Input/output"), folder_in_one_piece(tmp_path / "m"):
         pass
     assert list(content(tmp_path).values()) == ["old"]

@@ -18,7 +18,7 @@ FLOORS = [
     ["errors", "files", "arguments"],
     ["teach"],
     ["assets"],
-    ["device", "generators"],
+    ["device", "generators", "modes"],
     ["exact"],
     ["corpora"],
     ["chat_templates", "vocabularies"],

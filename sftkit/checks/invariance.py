@@ -19,6 +19,7 @@ from sftkit.errors import ModelError, ParameterError
 from sftkit.losses import Loss
 from sftkit.losses_lm import causal_inputs
 from sftkit.models.parts import base_of
+from sftkit.modes import evaluated
 from sftkit.optim import clip_and_divide
 from sftkit.packing import PackedBatches
 from sftkit.teach import show
@@ -71,13 +72,8 @@ def layouts(
     ]
     if row_tokens is not None:
         plans.append(("packed", PackedBatches(examples, rows, row_tokens=row_tokens)))
-    training = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
+    with evaluated(model):
         return [one_step(name, model, next(plan.epoch(0)), loss) for name, plan in plans]
-    finally:
-        for module, mode in training:
-            module.training = mode
 
 
 def one_step(

@@ -18,6 +18,7 @@ from sftkit.checks.looked_at import LOOK, OK, WRONG, Run
 from sftkit.checks.probes import CHECKS
 from sftkit.errors import FitError, ParameterError
 from sftkit.losses import Loss, classification
+from sftkit.modes import evaluated
 from sftkit.teach import show
 
 OVERRIDDEN = "overridden"
@@ -104,8 +105,7 @@ def check_run(
         model, batches, loss or classification(), labels, stop_id, corpus, lr, overfit_steps
     )
     report = RunReport()
-    modes = [(module, module.training) for module in model.modules()]
-    try:
+    with evaluated(model):
         for name, check in CHECKS.items():
             model.eval()
             for verdict, message in check(run):
@@ -114,9 +114,6 @@ def check_run(
                 report.findings.append(Finding(name, verdict, message))
             if report.wrong and name in LAST_WHEN_WRONG:
                 break
-    finally:
-        for module, training in modes:
-            module.training = training
     if report.wrong:
         names = sorted({finding.check for finding in report.wrong})
         raise FitError(

@@ -14,6 +14,7 @@ from sftkit.encode_chat import check_messages, conversations, padding_id, segmen
 from sftkit.errors import EncodeError
 from sftkit.losses_preference import answer_log_probs
 from sftkit.models.sampling import GREEDY, Continuation, Sampling, continue_all, stream
+from sftkit.modes import evaluated
 
 if TYPE_CHECKING:
     import torch
@@ -82,10 +83,8 @@ def multiple_choice(
         raise EncodeError(f"{coverage}", f"Give a max_length above {max_length}.")
     examples = Examples.of(data, padding_id(tokenizer))
     scores, counts = np.zeros(len(talks)), np.zeros(len(talks), dtype=int)
-    modes = [(module, module.training) for module in model.modules()]
     device = next(model.parameters()).device
-    model.eval()
-    try:
+    with evaluated(model):
         for step in Batches(examples, batch_size, shuffle=False).epoch(0):
             batch = {name: value.to(device) for name, value in step[0].items()}
             with torch.inference_mode():
@@ -94,9 +93,6 @@ def multiple_choice(
             rows = batch["row"].cpu().numpy()
             scores[rows] = found.double().cpu().numpy()
             counts[rows] = (batch["labels"] >= 0).sum(dim=1).cpu().numpy()
-    finally:
-        for module, training in modes:
-            module.training = training
     at, result = 0, Choices([], [], [])
     for several in answers:
         here = slice(at, at + len(several))

@@ -10,6 +10,7 @@ import torch
 from sftkit.batches import Batches
 from sftkit.errors import ParameterError
 from sftkit.losses import Loss
+from sftkit.modes import evaluated
 
 
 def token_loss(model: torch.nn.Module, batches: Batches, loss: Loss) -> tuple[float, int]:
@@ -23,19 +24,13 @@ def token_loss(model: torch.nn.Module, batches: Batches, loss: Loss) -> tuple[fl
         loss: As for `fit`: gives (sum, count).
     """
     device = next(model.parameters()).device
-    modes = [(module, module.training) for module in model.modules()]
     loss_sum, n = 0.0, 0
-    model.eval()
-    try:
-        with torch.inference_mode():
-            for step in batches.epoch(0):
-                for batch in step:
-                    on_device = {name: value.to(device) for name, value in batch.items()}
-                    part, count = loss(model, on_device)
-                    loss_sum, n = loss_sum + float(part), n + int(count)
-    finally:
-        for module, training in modes:
-            module.training = training
+    with evaluated(model), torch.inference_mode():
+        for step in batches.epoch(0):
+            for batch in step:
+                on_device = {name: value.to(device) for name, value in batch.items()}
+                part, count = loss(model, on_device)
+                loss_sum, n = loss_sum + float(part), n + int(count)
     return loss_sum, n
 
 

@@ -14,6 +14,7 @@ from sftkit import encode
 from sftkit.batches import Batches, Examples
 from sftkit.guard import explained
 from sftkit.losses import cross_entropy, model_inputs
+from sftkit.modes import evaluated
 
 
 @dataclass(frozen=True)
@@ -54,23 +55,17 @@ def predict(model: torch.nn.Module, examples: Examples, batch_size: int = 64) ->
         FitError: The model cannot take the examples; the message names the rows.
     """
     device = next(model.parameters()).device
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     logits: np.ndarray | None = None
-    try:
-        with torch.inference_mode():
-            for rows in Batches(examples, batch_size, shuffle=False).order(0):
-                batch = examples.batch(rows)
-                inputs = model_inputs(batch)
-                inputs = {k: v.to(device) for k, v in inputs.items()}
-                with explained(model, batch, "prediction"):
-                    out = model(**inputs).logits
-                if logits is None:
-                    logits = np.empty((len(examples), out.shape[-1]), dtype=np.float32)
-                logits[rows] = out.float().cpu().numpy()
-    finally:
-        for module, training in modes:
-            module.training = training
+    with evaluated(model), torch.inference_mode():
+        for rows in Batches(examples, batch_size, shuffle=False).order(0):
+            batch = examples.batch(rows)
+            inputs = model_inputs(batch)
+            inputs = {k: v.to(device) for k, v in inputs.items()}
+            with explained(model, batch, "prediction"):
+                out = model(**inputs).logits
+            if logits is None:
+                logits = np.empty((len(examples), out.shape[-1]), dtype=np.float32)
+            logits[rows] = out.float().cpu().numpy()
     labels = np.asarray(examples.columns.get("labels", np.full(len(examples), -1)))
     return Predictions(logits if logits is not None else np.empty((0, 0)), labels)
 

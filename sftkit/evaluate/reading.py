@@ -23,6 +23,7 @@ from sftkit.batches import Batches, Examples
 from sftkit.errors import ParameterError
 from sftkit.evaluate.intervals import bootstrap
 from sftkit.losses import model_inputs
+from sftkit.modes import evaluated
 
 LONGEST = 96  # tokens of an answer
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -120,10 +121,8 @@ def read(
     """
     examples = examples_of(encoded, pad_id)
     found = [Answer("", 0, 0, -np.inf)] * len(contexts)
-    modes = [(module, module.training) for module in model.modules()]
     device = next(model.parameters()).device
-    model.eval()
-    try:
+    with evaluated(model):
         for rows in Batches(examples, batch_size, shuffle=False).order(0):
             batch = {k: v.to(device) for k, v in examples.batch(rows).items()}
             with torch.inference_mode():
@@ -138,9 +137,6 @@ def read(
                     high = int(offsets[b, last[b], 1])
                     text = contexts[question][low:high]
                     found[question] = Answer(text, low, high, margin[b])
-    finally:
-        for module, training in modes:
-            module.training = training
     return found
 
 

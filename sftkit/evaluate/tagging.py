@@ -22,6 +22,7 @@ from sftkit.evaluate.compare import Difference
 from sftkit.evaluate.intervals import bootstrap
 from sftkit.losses import model_inputs
 from sftkit.models.crf import forbidden_pairs, viterbi
+from sftkit.modes import evaluated
 from sftkit.teach.show import Table
 
 Tags = Sequence[Sequence[str]]
@@ -47,20 +48,14 @@ def predict_tags(
     field: Any = getattr(model, "crf", None)
     rules = forbidden_pairs(names) if constrained else None
     pieces: list[list[int]] = [[] for _ in range(len(examples))]
-    modes = [(module, module.training) for module in model.modules()]
     device = next(model.parameters()).device
-    model.eval()
-    try:
-        with torch.inference_mode():
-            for rows in Batches(examples, batch_size, shuffle=False).order(0):
-                batch = {k: v.to(device) for k, v in examples.batch(rows).items()}
-                logits = model(**model_inputs(batch)).logits.float()
-                found = _decoded(logits, batch["labels"], field, rules)
-                for row, tags in zip(rows.tolist(), found, strict=True):
-                    pieces[row] = tags
-    finally:
-        for module, training in modes:
-            module.training = training
+    with evaluated(model), torch.inference_mode():
+        for rows in Batches(examples, batch_size, shuffle=False).order(0):
+            batch = {k: v.to(device) for k, v in examples.batch(rows).items()}
+            logits = model(**model_inputs(batch)).logits.float()
+            found = _decoded(logits, batch["labels"], field, rules)
+            for row, tags in zip(rows.tolist(), found, strict=True):
+                pieces[row] = tags
     sentences: dict[int, list[str]] = {}
     for row, tags in zip(_rows(examples), pieces, strict=True):
         sentences.setdefault(row, []).extend(names[tag] for tag in tags)

@@ -14,6 +14,7 @@ from sftkit.errors import ModelError
 from sftkit.files import cache_folder, write_bytes
 from sftkit.losses import NOT_FOR_THE_MODEL, model_inputs
 from sftkit.models.parts import base_of, last_linear
+from sftkit.modes import evaluated
 
 
 def head_features(
@@ -71,18 +72,14 @@ def compute(
     hook = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     device = next(model.parameters()).device
     out = np.empty((len(examples), layer.in_features), dtype=np.float32)
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     try:
-        with torch.inference_mode():
+        with evaluated(model), torch.inference_mode():
             for rows in Batches(examples, batch_size, shuffle=False).order(0):
                 batch = model_inputs(examples.batch(rows))
                 model(**{k: v.to(device) for k, v in batch.items()})
                 out[rows] = seen.pop().float().cpu().numpy()
     finally:
         hook.remove()
-        for module, training in modes:
-            module.training = training
     return out
 
 

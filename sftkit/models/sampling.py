@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from sftkit.errors import ModelError, ParameterError
+from sftkit.modes import evaluated
 
 
 @dataclass(frozen=True)
@@ -223,11 +224,9 @@ def continue_all(
     Returns:
         In the order of the prompts.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
     found: dict[int, Continuation] = {}
-    try:
+    with evaluated(model):
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             written: list[list[int]] = [[] for _ in rows]
@@ -244,7 +243,4 @@ def continue_all(
                     break
             for at, row in enumerate(rows):
                 found[row] = Continuation(written[at], at not in open_rows)
-    finally:
-        for module, training in modes:
-            module.training = training
     return [found[row] for row in range(len(prompts))]

@@ -7,8 +7,6 @@ smaller probabilities, so finished ones are compared by ``log p / tokens ** leng
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +16,7 @@ from sftkit.errors import ParameterError
 from sftkit.models.sampling import GREEDY, Sampling, choose
 from sftkit.models.seq2seq import Seq2Seq
 from sftkit.models.seq2seq_blocks import Kept
+from sftkit.modes import evaluated
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def generate(
     log_probs = torch.zeros(rows, dtype=torch.float64, device=device)
     done = torch.zeros(rows, dtype=torch.bool, device=device)
     seen = torch.zeros(rows, model.config.vocab, dtype=torch.bool, device=device)
-    with _evaluated(model):
+    with evaluated(model):
         kept = model.read(input_ids, attention_mask)
         for _ in range(most):
             logits, kept = _next(model, ids, kept, cache)
@@ -131,7 +130,7 @@ def beam_search(
     ids = torch.full((rows * beams, 1), begin, device=device)
     each = torch.arange(rows, device=device).repeat_interleave(beams)
     finished = [_Finished(beams, length_penalty, most) for _ in range(rows)]
-    with _evaluated(model):
+    with evaluated(model):
         kept = model.read(input_ids, attention_mask).rows(each)
         for step in range(1, most + 1):
             logits, kept = _next(model, ids, kept, cache)
@@ -237,14 +236,3 @@ def _limit(model: Seq2Seq, most: int | None) -> int:
     if whole("most", most) > positions:
         raise ParameterError(f"most={most}.", f"The model has positions for 1 to {positions}.")
     return most
-
-
-@contextmanager
-def _evaluated(model: torch.nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
